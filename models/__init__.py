@@ -1,0 +1,1 @@
+"""What Farshore serves, as data: recipes, evaluation data, Triton models, and the manifest contract."""
