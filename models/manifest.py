@@ -19,7 +19,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
 
 # Tensor names of every text encoder, whatever runs behind them.
 TEXT_INPUT = "text"
@@ -46,12 +45,16 @@ class Interval(Record):
 
 
 class Speed(Record):
-    """Latency of one call and throughput at one batch size, measured in one process."""
+    """Latency of one call and throughput at one batch size.
+
+    `speedup` is the median over rounds of baseline time / this time, each round run back to back.
+    """
 
     batch_size: int
     p50_ms: float
     p99_ms: float
     throughput_texts_per_s: float
+    speedup: Interval
 
 
 class Evidence(Record):
@@ -78,7 +81,7 @@ class Manifest(Record):
     of the same recipe share it although their timings differ.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     version: int
     task: Literal["embed"]
@@ -122,7 +125,9 @@ def read_manifest(repository: Path) -> Manifest:
 
 def write_manifest(repository: Path, manifest: Manifest) -> None:
     """Write `<repository>/manifest.json` whole or not at all."""
-    write_atomically(repository / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n")
+    write_atomically(
+        repository / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode() + b"\n"
+    )
 
 
 def verify_files(repository: Path, manifest: Manifest) -> None:

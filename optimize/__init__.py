@@ -1,0 +1,1 @@
+"""Recipe in, cheapest variant that keeps its quality out, packaged as a Triton repository."""

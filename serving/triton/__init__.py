@@ -1,0 +1,1 @@
+"""Real Triton, started and kept by us: `run_triton` in launch.py is the way in."""

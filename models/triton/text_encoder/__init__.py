@@ -1,0 +1,1 @@
+"""Text in, vector out: the files that become one version directory of a Triton repository."""

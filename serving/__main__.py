@@ -1,0 +1,52 @@
+"""`python -m serving`: Triton and the gateway, until Ctrl-C."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.manifest import ManifestError
+from serving.errors import ServingError
+from serving.gateway.settings import read_settings
+from serving.stack import serve
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 after Ctrl-C or SIGTERM, 1 when it cannot serve."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(format="%(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have set SIGINT to be ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        flags = {"host": options.host, "port": options.port, "deadline_s": options.deadline_s}
+        serve(options.repository, read_settings(os.environ, flags), options.triton_url)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    except (ServingError, ManifestError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description="Serve a packaged repository on Triton behind the gateway.",
+        epilog="Limits: FARSHORE_MAX_TEXTS, FARSHORE_MAX_TEXT_BYTES, FARSHORE_MAX_BODY_BYTES.",
+    )
+    parser.add_argument("--repository", type=Path, default=Path("build/repository"))
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8080; 0: any free)")
+    parser.add_argument("--deadline-s", type=float, help="longest time for a request (default 10)")
+    parser.add_argument(
+        "--triton-url", metavar="HOST:PORT", help="use the Triton whose gRPC port this is"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

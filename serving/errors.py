@@ -1,0 +1,71 @@
+"""Everything that serving raises on purpose. Each message says what to do next."""
+
+
+class ServingError(Exception):
+    """Root of the errors of this package."""
+
+
+class SettingsError(ServingError):
+    """A flag or a FARSHORE_* variable cannot be used."""
+
+
+class PortInUseError(ServingError):
+    """A port that a server needs is taken."""
+
+
+class TritonInstallationError(ServingError):
+    """This environment or machine cannot run the embedded tritonserver."""
+
+
+class TritonStartError(ServingError):
+    """tritonserver did not become ready."""
+
+
+class TritonDiedError(ServingError):
+    """tritonserver ended for good without having been asked to."""
+
+
+class RequestError(ServingError):
+    """The client must change its request: `param` names the field, `code` the reason."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class InvalidRequestError(RequestError):
+    """A field or a header of the request is refused."""
+
+
+class ModelNotFoundError(RequestError):
+    """The request names a model that is not served here."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="model", code="model_not_found")
+
+
+class BodyTooLargeError(RequestError):
+    """The request's body is over the limit."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="body_too_large")
+
+
+class BodyTooSlowError(RequestError):
+    """The request's body did not arrive within the deadline."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="body_too_slow")
+
+
+class ModelFailedError(ServingError):
+    """The model answered with an error, or with something that is no embedding."""
+
+
+class ModelUnavailableError(ServingError):
+    """Triton does not answer for the model."""
+
+
+class DeadlineExceededError(ServingError):
+    """The model did not answer in time."""

@@ -1,0 +1,64 @@
+"""Fixtures that more than one folder of tests uses."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from optimize.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSAGES = 120
+
+
+@pytest.fixture(scope="session")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The search-encoder recipe with INT8 alone, on little data and with a gate that lets it pass."""
+    recipe = read_recipe(ROOT / "models/recipes/search-encoder.yaml")
+    data = tmp_path_factory.mktemp("boolq")
+    cut_data(recipe.evaluation.data, data)
+    return recipe.model_copy(
+        update={
+            "variants": ("int8",),
+            "evaluation": recipe.evaluation.model_copy(
+                update={"data": data, "min_questions": 50, "min_passages": 50}
+            ),
+            "speed": recipe.speed.model_copy(update={"batch_sizes": (1, 8), "rounds": 20}),
+            "gate": recipe.gate.model_copy(update={"max_ndcg_loss": 1.0, "min_speedup": {}}),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def packaged_repository(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real repository: the real model, exported, quantized, measured and packaged.
+
+    The steps live in build/cache like everybody's, so that only the first session makes them.
+    """
+    from optimize.pipeline import optimize
+    from optimize.steps import Workspace
+
+    repository = tmp_path_factory.mktemp("packaged") / "repository"
+    workspace = Workspace(ROOT / "build/cache", lambda name, reused: None)
+    optimize(small_recipe, workspace, repository, tmp_path_factory.mktemp("reports"))
+    return repository
+
+
+def cut_data(source: Path, destination: Path) -> None:
+    """The first passages with their questions, and all calibration texts."""
+    passages = read_lines(source / "passages.jsonl.gz")[:PASSAGES]
+    kept = {passage["id"] for passage in passages}
+    questions = [q for q in read_lines(source / "questions.jsonl.gz") if q["passage_id"] in kept]
+    write_lines(destination / "passages.jsonl.gz", passages)
+    write_lines(destination / "questions.jsonl.gz", questions)
+    write_lines(destination / "calibration.jsonl.gz", read_lines(source / "calibration.jsonl.gz"))
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode(), mtime=0))
