@@ -35,8 +35,9 @@ from optimize.recipe import Recipe, encoder_settings
 from optimize.report import Outcome, VariantReport, write_reports
 from optimize.speed import write_speeds
 from optimize.steps import Step, Workspace
+from optimize.triton_config import text_encoder_config
 
-BASELINE = "pytorch-fp32"
+BASELINE = "pytorch"  # eager FP32, the model as a notebook runs it
 SPEED_TEXTS = 4096
 
 
@@ -240,6 +241,7 @@ def package(
             "source": source.digest,
             "code": served_code_digest(),
             "recipe": proof.recipe_sha256,
+            "config": str(text_encoder_config(recipe, proof.embedding_dim)),
             "evidence": [evidence[name].model_dump() for name in (chosen, BASELINE)],
             "gate": proof.gate,
         },

@@ -40,7 +40,7 @@ def packaged_repository(small_recipe: Recipe, tmp_path_factory: pytest.TempPathF
     from optimize.steps import Workspace
 
     repository = tmp_path_factory.mktemp("packaged") / "repository"
-    workspace = Workspace(ROOT / "build/cache", lambda name, reused: None)
+    workspace = Workspace(ROOT / "build/cache", lambda *_: None)
     optimize(small_recipe, workspace, repository, tmp_path_factory.mktemp("reports"))
     return repository
 
