@@ -12,6 +12,8 @@ INSTANCE ?= aws-c7i.large
 
 BIN := .venv/bin
 READY := .venv/.ready-$(EXTRA)
+LOADTEST = $(BIN)/python -m loadtest run --rate $(RATE) --duration $(DURATION) \
+	--instance $(INSTANCE) --port $(PORT) --repository $(REPOSITORY)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup optimize serve loadtest demo data bench-batching test check format clean
@@ -28,10 +30,10 @@ serve: $(READY) $(REPOSITORY)/manifest.json ## serve the repository on real Trit
 	$(BIN)/python -m serving --repository $(REPOSITORY) --port $(PORT)
 
 loadtest: $(READY) $(REPOSITORY)/manifest.json ## RATE=50 DURATION=30: p99 and dollars per million requests
-	$(BIN)/python -m loadtest run --rate $(RATE) --duration $(DURATION) --instance $(INSTANCE) --port $(PORT) --repository $(REPOSITORY)
+	$(LOADTEST)
 
-demo: optimize loadtest ## optimize, serve, load test: one summary page
-	$(BIN)/python -m loadtest summary --repository $(REPOSITORY)
+demo: optimize ## optimize, serve, load test: one summary page
+	$(LOADTEST); status=$$?; $(BIN)/python -m loadtest summary --repository $(REPOSITORY) && exit $$status
 
 data: $(READY) ## rebuild the evaluation, calibration and training texts from their pinned packages
 	$(BIN)/python -m optimize data
@@ -57,6 +59,6 @@ $(REPOSITORY)/manifest.json: | $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Farshore needs Python 3.11 or 3.12: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(wildcard $(READY)),,--clear) .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRA),dev]'
 	@rm -f .venv/.ready-* && touch $@

@@ -1,14 +1,12 @@
 """The report of one run: `report.json` for programs, a page and a terminal table for people."""
 
 import datetime
-import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import psutil
 from pydantic import ValidationError
 
 import models
@@ -17,7 +15,7 @@ from loadtest.errors import ReportError
 from loadtest.plots import latency_curve_svg, timeline_svg
 from loadtest.results import Latency, Result, allowed_late
 from loadtest.settings import Settings
-from models.manifest import Manifest, Record, write_atomically
+from models.manifest import Manifest, Record, hardware_facts, write_atomically
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -58,7 +56,7 @@ def make_report(
         settings=settings,
         result=result,
         cost=cost,
-        machine=machine_facts(),
+        machine=hardware_facts(),
         versions={name: metadata.version(name) for name in PACKAGES},
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -162,21 +160,3 @@ def _latency_figures(latency: Latency) -> Sequence[tuple[str, str]]:
         ("p99.9", f"{latency.p999_ms:.1f} ms"),
         ("max", f"{latency.max_ms:.1f} ms"),
     )
-
-
-def machine_facts() -> dict[str, str]:
-    """The machine that served and sent: both ran here."""
-    return {
-        "cpu": _cpu_model(),
-        "cpus": str(psutil.cpu_count()),
-        "memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -115,5 +115,5 @@ def _digest_in(optimize: Path) -> str | None:
         report = json.loads(optimize.read_bytes())
     except ValueError as error:
         raise ReportError(f"{optimize} is not JSON: run `make optimize` again") from error
-    digest = report.get("manifest", {}).get("digest")
+    digest = report.get("digest")
     return None if digest is None else str(digest)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def read_lines(directory: Path, name: str) -> list[dict[str, Any]]:
             return [json.loads(line) for line in stream]
     except FileNotFoundError as error:
         raise SourceError(f"no evaluation data at {path}: correct evaluation.data") from error
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise SourceError(f"{path} is damaged ({error}): restore it or run `make data`") from error
 
 

@@ -23,13 +23,15 @@ OUTPUT = "embedding"
 def export_onnx(source: SourceModel, opset: int, path: Path) -> None:
     """Write the graph to `path`. Inputs [batch, sequence] int64, output `embedding` [batch, dim]."""
     module = source.module
-    transformer = getattr(module, "encoder", None)
+    transformer = module.encoder
     try:
         constructor = TasksManager.get_exporter_config_constructor(
             "onnx", model=transformer, task="feature-extraction", library_name="transformers"
         )
     except (KeyError, ValueError) as error:
         raise ExportError(f"optimum cannot export this architecture: {error}") from error
+    # Traced, PyTorch's fused attention computes its constant scale again in every layer of every run.
+    transformer.set_attn_implementation("eager")
     with warnings.catch_warnings():
         # transformers' mask code makes a tensor of the constant 1.0 while it is traced.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
@@ -73,9 +75,9 @@ def check_parity(
 
 def write_export(recipe: Recipe, source: Path, texts: Sequence[str], destination: Path) -> None:
     """The export step: model.onnx and parity.json."""
-    model = open_source(source, recipe.max_tokens, recipe.serving.token_budget)
     path = destination / "model.onnx"
-    export_onnx(model, recipe.export.opset, path)
+    export_onnx(open_source(source, recipe.max_tokens), recipe.export.opset, path)
     settings = encoder_settings(recipe)
+    model = open_source(source, recipe.max_tokens)
     parity = check_parity(model, path, settings, texts, recipe.export.max_abs_error)
     (destination / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")

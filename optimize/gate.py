@@ -32,7 +32,7 @@ def decide(
         return Decision(variant, "rejected", [f"{loss}: {limit}", *slow])
     if slow:
         return Decision(variant, "rejected", slow)
-    if ndcg_loss.high > gate.max_ndcg_loss:
+    if not ndcg_loss.high <= gate.max_ndcg_loss:  # also when the loss is not a number
         return Decision(variant, "not enough data", [f"{loss}: {limit}, more questions would tell"])
     return Decision(variant, "accepted", [f"{loss}: {limit}", *describe_speed(evidence)])
 

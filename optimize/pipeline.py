@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from models.manifest import Evidence, Source, sha256_lines
+from models.manifest import Evidence, Source, hardware_facts, sha256_lines
 from models.triton.text_encoder.encoder import TextEncoder, open_session
 from optimize.errors import GateError
 from optimize.evaluation import Evaluation, evaluation_digests, read_evaluation
 from optimize.export_onnx import write_export
 from optimize.gate import Decision, choose, data_shortage, decide
 from optimize.load import fetch_source, open_source, source_identity
-from optimize.machine import describe_hardware, tool_versions
-from optimize.package import Proof, assemble, publish, served_code_digest
+from optimize.package import Proof, Published, assemble, publish, served_code_digest
 from optimize.quality import (
     Encode,
     bootstrap_mean,
@@ -35,6 +34,7 @@ from optimize.recipe import Recipe, encoder_settings
 from optimize.report import Outcome, VariantReport, write_reports
 from optimize.speed import write_speeds
 from optimize.steps import Step, Workspace
+from optimize.tools import tool_versions
 from optimize.triton_config import text_encoder_config
 
 BASELINE = "pytorch"  # eager FP32, the model as a notebook runs it
@@ -58,9 +58,12 @@ def optimize(recipe: Recipe, workspace: Workspace, repository: Path, reports: Pa
     decisions = judge(candidates, ranks, evidence)
     chosen = choose(decisions, evidence)
 
-    packaged = package(candidates, workspace, evidence, decisions, chosen) if chosen else None
-    changed = packaged is not None and publish(packaged.directory, repository)
-    outcome = describe(candidates, evidence, decisions, chosen, repository, changed)
+    published = Published(repository, digest=None, changed=False)
+    if chosen is not None:
+        packaged = package(candidates, workspace, evidence, decisions, chosen)
+        published = publish(packaged.directory, repository)
+
+    outcome = describe(candidates, evidence, decisions, chosen, published)
     write_reports(outcome, reports)
     if chosen is None:
         reasons = "\n".join(
@@ -115,7 +118,7 @@ class Candidates:
     def encoders(self) -> dict[str, Encode]:
         """How to encode with each, the baseline first."""
         settings = encoder_settings(self.recipe)
-        baseline = open_source(self.source.directory, settings.max_tokens, settings.token_budget)
+        baseline = open_source(self.source.directory, settings.max_tokens)
         encoders: dict[str, Encode] = {BASELINE: baseline.encode}
         for name, step in self.variants.items():
             session = open_session(step.directory / "model.onnx", settings)
@@ -167,7 +170,7 @@ def measure_speeds(candidates: Candidates, workspace: Workspace) -> dict[str, An
         "speed",
         {
             "models": candidates.digests,
-            "hardware": describe_hardware(),
+            "hardware": hardware_facts(),
             **run.model_dump(),
             **candidates.conditions,
         },
@@ -231,7 +234,7 @@ def package(
         gate=[f"{d.variant} {d.verdict}: {'; '.join(d.reasons)}" for d in decisions],
         data_provenance=[candidates.evaluation.provenance],
         recipe_sha256=recipe_digest(recipe),
-        hardware=describe_hardware(),
+        hardware=hardware_facts(),
         tool_versions=tool_versions(),
     )
     return workspace.step(
@@ -271,16 +274,16 @@ def describe(
     evidence: Mapping[str, Evidence],
     decisions: list[Decision],
     chosen: str | None,
-    repository: Path,
-    changed: bool,
+    published: Published,
 ) -> Outcome:
     """Everything the reports show."""
     evaluation = candidates.evaluation
     verdicts = {d.variant: d for d in decisions}
     return Outcome(
         name=candidates.recipe.name,
-        repository=str(repository),
-        repository_changed=changed,
+        repository=str(published.repository),
+        repository_changed=published.changed,
+        digest=published.digest,
         chosen=chosen,
         baseline=BASELINE,
         variants=[
@@ -295,6 +298,6 @@ def describe(
         questions=len(evaluation.questions),
         passages=len(evaluation.passages),
         data_provenance=evaluation.provenance,
-        hardware=describe_hardware(),
+        hardware=hardware_facts(),
         tool_versions=tool_versions(),
     )

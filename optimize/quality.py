@@ -75,11 +75,15 @@ def bootstrap_mean(values: Scores, seed: int = 0) -> Interval:
 
 
 def bootstrap_relative_loss(variant: Scores, baseline: Scores, seed: int = 0) -> Interval:
-    """The mean loss relative to the baseline, resampled in pairs: both answer the same questions."""
-    losses = 1 - resampled_means(variant, seed) / resampled_means(baseline, seed)
-    low, high = np.percentile(losses, [2.5, 97.5])
-    loss = 1 - float(variant.mean()) / float(baseline.mean())
-    return Interval(value=loss, low=float(low), high=float(high))
+    """The mean loss relative to the baseline, resampled in pairs: both answer the same questions.
+
+    Not a number where the baseline finds nothing: there is no loss to speak of.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        losses = 1 - resampled_means(variant, seed) / resampled_means(baseline, seed)
+        low, high = np.percentile(losses, [2.5, 97.5])
+        loss = 1 - variant.mean() / baseline.mean()
+    return Interval(value=float(loss), low=float(low), high=float(high))
 
 
 def resampled_means(values: Scores, seed: int) -> Scores:

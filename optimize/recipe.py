@@ -64,10 +64,10 @@ class EvaluationData(Record):
 
 
 class SpeedRun(Record):
-    """Batch sizes to time and interleaved rounds for each."""
+    """Batch sizes to time, and interleaved rounds (of five calls) for each."""
 
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8, 32)
-    rounds: Annotated[int, Field(ge=20)] = 200
+    rounds: Annotated[int, Field(ge=4)] = 40
 
 
 class Gate(Record):
@@ -83,8 +83,8 @@ class Serving(Record):
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 64
     max_queue_delay_us: Annotated[int, Field(ge=0)] = 0
     instances: PositiveInt = 1
-    threads: Annotated[int, Field(ge=0)] = 0
-    token_budget: PositiveInt = 2048
+    workers: Annotated[int, Field(ge=0)] = 0
+    token_budget: PositiveInt = 1024
 
 
 class Recipe(Record):
@@ -115,7 +115,7 @@ def encoder_settings(recipe: Recipe) -> EncoderSettings:
     return EncoderSettings(
         max_tokens=recipe.max_tokens,
         token_budget=recipe.serving.token_budget,
-        threads=recipe.serving.threads,
+        workers=recipe.serving.workers,
         providers=PROVIDERS[recipe.target],
     )
 
@@ -127,7 +127,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         known = ", ".join(sorted(str(p) for p in Path("models/recipes").glob("*.yaml")))
         raise RecipeError(f"no recipe at {path}: name one of {known or 'your recipes'}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -27,6 +27,7 @@ class Outcome(Record):
     name: str
     repository: str
     repository_changed: bool
+    digest: str | None
     chosen: str | None
     baseline: str
     variants: list[VariantReport]

@@ -1,7 +1,8 @@
 """Latency and throughput of all variants and the baseline, interleaved round by round in one process.
 
-Timings drift on shared machines; a round runs every encoder on the same texts back to back, so that
-ratios within a round are fair when absolute numbers are not.
+Timings drift on shared machines, so every round runs every encoder on the same texts, and ratios are
+taken within rounds. Threads of the encoder before keep spinning for a few milliseconds after its last
+call and would slow its successor: each turn therefore begins with a call that is not timed.
 """
 
 import json
@@ -17,7 +18,7 @@ from optimize.progress import progress
 from optimize.quality import RESAMPLES, Encode
 from optimize.recipe import SpeedRun
 
-WARMUP_ROUNDS = 5
+CALLS_PER_ROUND = 5
 Seconds = npt.NDArray[np.float64]
 
 
@@ -53,26 +54,36 @@ def measure_speed(
 def time_rounds(
     encoders: Mapping[str, Encode], texts: Sequence[str], batch_size: int, rounds: int
 ) -> dict[str, Seconds]:
-    """Seconds [rounds] of one call per encoder; every round takes other texts."""
-    seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    for turn in progress(range(-WARMUP_ROUNDS, rounds), f"timing batch {batch_size}"):
-        batch = [texts[(turn * batch_size + i) % len(texts)] for i in range(batch_size)]
+    """Seconds [rounds, CALLS_PER_ROUND] per encoder; every round takes other texts."""
+    seconds: dict[str, list[list[float]]] = {name: [] for name in encoders}
+    for turn in progress(range(rounds), f"timing batch {batch_size}"):
+        first = turn * CALLS_PER_ROUND * batch_size
+        batches = [
+            [texts[(first + call * batch_size + i) % len(texts)] for i in range(batch_size)]
+            for call in range(CALLS_PER_ROUND)
+        ]
         for name, encode in encoders.items():
-            begin = time.perf_counter()
-            encode(batch)
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - begin)
+            encode(batches[-1])
+            seconds[name].append([time_call(encode, batch) for batch in batches])
     return {name: np.array(values) for name, values in seconds.items()}
 
 
+def time_call(encode: Encode, batch: list[str]) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    encode(batch)
+    return time.perf_counter() - begin
+
+
 def summarize(batch_size: int, seconds: Seconds, baseline: Seconds) -> Speed:
-    """Percentiles, throughput and the median paired speed-up of one encoder at one batch size."""
+    """Percentiles, throughput and the median speed-up over rounds of one encoder at one batch size."""
+    ratios = np.median(baseline, axis=1) / np.median(seconds, axis=1)  # [rounds]
     return Speed(
         batch_size=batch_size,
         p50_ms=float(np.percentile(seconds, 50)) * 1e3,
         p99_ms=float(np.percentile(seconds, 99)) * 1e3,
-        throughput_texts_per_s=float(batch_size * len(seconds) / seconds.sum()),
-        speedup=bootstrap_median(baseline / seconds),
+        throughput_texts_per_s=float(batch_size * seconds.size / seconds.sum()),
+        speedup=bootstrap_median(ratios),
     )
 
 

@@ -4,6 +4,7 @@ A step writes into a temporary directory that takes its final name, `<name>-<key
 files are on disk. The key covers the step's inputs and the code that makes it.
 """
 
+import fcntl
 import hashlib
 import inspect
 import json
@@ -70,10 +71,17 @@ class Workspace:
             record = {**record, "files": file_digests(temporary)}
             (temporary / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
             sync_tree(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            self._adopt(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _adopt(self, temporary: Path, final: Path) -> None:
+        """Give a step its final name, unless another process made it first and reads it already."""
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, also by a kill
+            if read_finished(final.name, final) is None:
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
 
     def remove_leftovers(self) -> None:
         """Remove the temporary directories of runs that were killed."""
@@ -87,7 +95,7 @@ def read_finished(name: str, directory: Path) -> Step | None:
     """The step in `directory` if it is whole: every file there with the digest it was made with."""
     try:
         record = json.loads((directory / RECORD_NAME).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return None
     if record.get("files") != file_digests(directory):
         return None

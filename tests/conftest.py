@@ -24,7 +24,7 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             "evaluation": recipe.evaluation.model_copy(
                 update={"data": data, "min_questions": 50, "min_passages": 50}
             ),
-            "speed": recipe.speed.model_copy(update={"batch_sizes": (1, 8), "rounds": 20}),
+            "speed": recipe.speed.model_copy(update={"batch_sizes": (1, 8), "rounds": 4}),
             "gate": recipe.gate.model_copy(update={"max_ndcg_loss": 1.0, "min_speedup": {}}),
         }
     )

@@ -6,6 +6,7 @@ run_triton ── Order ──► keeper ── starts, restarts, ends ──►
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -74,11 +75,24 @@ def run_triton(
 def check_repository(repository: Path, unverified: bool) -> None:
     """Refuse a repository that is not what its manifest says, or that holds no model at all."""
     if not unverified:
+        discard_bytecode(repository)
         verify_files(repository, read_manifest(repository))
     if not any(repository.glob("*/config.pbtxt")):
         raise TritonStartError(
             f"no model at {repository}: name the directory that holds <model>/config.pbtxt"
         )
+
+
+def discard_bytecode(repository: Path) -> None:
+    """Remove the byte-code that Python left beside the models' code: no manifest vouches for it."""
+    for cache in repository.rglob("__pycache__"):
+        try:
+            shutil.rmtree(cache)
+        except OSError as error:
+            raise TritonStartError(
+                f"{cache} holds byte-code that cannot be verified or removed ({error.strerror}): "
+                "remove it, or package the model again with `make optimize`"
+            ) from error
 
 
 def reachable(host: str) -> str:

@@ -25,7 +25,7 @@ def test_a_report_reads_back_as_it_was_written(report, tmp_path):
 
 def test_a_report_names_the_bytes_the_machine_and_the_versions(report, manifest):
     assert report.model.digest == manifest.digest
-    assert int(report.machine["cpus"]) > 0
+    assert int(report.machine["cores"]) > 0
     assert "locust" in report.versions
 
 
