@@ -1,0 +1,1 @@
+"""Questions about the stack that one command answers with measured ratios: `make bench-*`."""

@@ -1,0 +1,175 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from models.manifest import (
+    Evidence,
+    Manifest,
+    ManifestError,
+    Source,
+    combined_digest,
+    cpu_model,
+    digest_files,
+    gpu_model,
+    hardware_facts,
+    read_manifest,
+    sha256_lines,
+    verify_files,
+    write_atomically,
+    write_manifest,
+)
+
+FILES = ("encoder/config.pbtxt", "encoder/1/model.onnx")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository of two files with its manifest."""
+    for name in FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    files = digest_files(tmp_path)
+    nothing_measured = Evidence(quality={}, speed=[], size_bytes=0)
+    manifest = Manifest(
+        name="encoder",
+        version=1,
+        task="embed",
+        target="cpu",
+        variant="fp32",
+        embedding_dim=1,
+        max_tokens=8,
+        max_batch_size=1,
+        digest=combined_digest(files),
+        files=files,
+        recipe_sha256="",
+        source=Source(kind="directory", reference="", weights_sha256="", licence=""),
+        evidence=nothing_measured,
+        baseline=nothing_measured,
+        gate=[],
+        data_provenance=[],
+        hardware={},
+        tool_versions={},
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+    write_manifest(tmp_path, manifest)
+    return tmp_path
+
+
+def test_a_manifest_reads_back_as_it_was_written(repository: Path):
+    manifest = read_manifest(repository)
+    write_manifest(repository, manifest)
+    assert read_manifest(repository) == manifest
+    verify_files(repository, manifest)
+
+
+def test_a_repository_without_a_manifest_says_what_to_run(tmp_path: Path):
+    with pytest.raises(ManifestError, match=r"no packaged model at .*run `make optimize`"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"name": None}, {"surprise": 1}])
+def test_a_manifest_of_another_kind_is_refused(repository: Path, changes: dict[str, object]):
+    path = repository / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ManifestError, match="is not a manifest this version reads"):
+        read_manifest(repository)
+
+
+def test_a_manifest_that_was_cut_off_is_refused(repository: Path):
+    path = repository / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ManifestError, match="is not a manifest this version reads"):
+        read_manifest(repository)
+
+
+def test_missing_changed_and_undeclared_files_are_all_named(repository: Path):
+    missing, changed = FILES
+    (repository / missing).unlink()
+    (repository / changed).write_text("tampered")
+    (repository / "extra.py").write_text("")
+    with pytest.raises(ManifestError) as refused:
+        verify_files(repository, read_manifest(repository))
+    expected = f"(missing: {missing}; changed: {changed}; not declared: extra.py)"
+    assert expected in str(refused.value)
+
+
+def test_a_manifest_whose_digest_is_of_other_files_is_refused(repository: Path):
+    manifest = read_manifest(repository).model_copy(update={"digest": "0" * 64})
+    with pytest.raises(ManifestError, match=r"\(digest\)"):
+        verify_files(repository, manifest)
+
+
+def test_files_swapped_between_two_names_change_the_digest():
+    assert combined_digest({"a": "1", "b": "2"}) != combined_digest({"a": "2", "b": "1"})
+    assert combined_digest({"a": "1", "b": "2"}) == combined_digest({"b": "2", "a": "1"})
+
+
+def test_lines_are_not_digested_as_one_text():
+    assert sha256_lines(["ab", "c"]) != sha256_lines(["a", "bc"])
+
+
+def test_byte_code_that_a_server_leaves_is_no_part_of_a_repository(repository: Path):
+    before = digest_files(repository)
+    (repository / "encoder/1/__pycache__").mkdir()
+    (repository / "encoder/1/__pycache__/model.cpython-311.pyc").write_bytes(b"")
+    assert digest_files(repository) == before
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "folder/file"
+    write_atomically(path, b"old")
+
+    def disk_full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_replaces_the_file_whole_and_everybody_may_read_it(tmp_path: Path):
+    path = tmp_path / "file"
+    write_atomically(path, b"a long old content")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"a long old content"
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_hardware_is_named_in_words():
+    facts = hardware_facts()
+    assert set(facts) == {"cpu", "cores", "memory", "gpu", "system"}
+    assert all(facts.values())
+    assert int(facts["cores"]) == len(os.sched_getaffinity(0))
+
+
+def test_the_cpu_is_named_as_the_system_names_it(tmp_path: Path):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU: v2\n")
+    assert cpu_model(tmp_path / "cpuinfo") == "Fast CPU: v2"
+    assert cpu_model(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("script", "gpu"),
+    [
+        ("echo 'NVIDIA H200'; echo 'NVIDIA H200'", "NVIDIA H200"),
+        ("echo 'No devices were found'; exit 6", "none"),
+        ("true", "none"),
+        (None, "none"),
+    ],
+)
+def test_the_gpu_is_named_by_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, gpu: str
+):
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_model() == gpu
