@@ -1,7 +1,8 @@
 """Build the BoolQ evaluation set, calibration texts and training texts from one pinned package.
 
 The split is by Wikipedia article: every passage of an article, and every question on it, lies on one
-side, so nothing that is evaluated was calibrated or trained on.
+side, so nothing that is evaluated was calibrated or trained on. The few passages that stand under two
+titles are dropped from training.
 """
 
 import gzip
@@ -80,6 +81,8 @@ def split_by_article(judgements: Iterable[Judgement]) -> Split:
     for judgement in judgements:
         (held_out if is_held_out(judgement.passage) else rest).append(judgement)
     asked = {judgement.question.lower() for judgement in held_out}
+    read = {body_of(judgement.passage) for judgement in held_out}
+    unread = dict.fromkeys(j.passage for j in rest if body_of(j.passage) not in read)
     questions = sorted({j.question for j in rest if j.question.lower() not in asked}, key=text_id)
     calibration, training = questions[:CALIBRATION_QUESTIONS], questions[CALIBRATION_QUESTIONS:]
     return Split(
@@ -88,7 +91,7 @@ def split_by_article(judgements: Iterable[Judgement]) -> Split:
             {"id": text_id(p), "text": p} for p in dict.fromkeys(j.passage for j in held_out)
         ],
         calibration=calibration,
-        training=training + list(dict.fromkeys(j.passage for j in rest)),
+        training=training + list(unread),
     )
 
 
@@ -100,6 +103,11 @@ def is_held_out(passage: str) -> bool:
 def article_of(passage: str) -> str:
     """The title before " -- ", without case and without a closing "(disambiguation)"."""
     return passage.split(" -- ", 1)[0].split(" (", 1)[0].lower().strip()
+
+
+def body_of(passage: str) -> str:
+    """The text after the title: a few articles share it under two titles."""
+    return passage.split(" -- ", 1)[-1].lower().strip()
 
 
 def text_id(text: str) -> str:

@@ -30,8 +30,6 @@ def export_onnx(source: SourceModel, opset: int, path: Path) -> None:
         )
     except (KeyError, ValueError) as error:
         raise ExportError(f"optimum cannot export this architecture: {error}") from error
-    # Traced, PyTorch's fused attention computes its constant scale again in every layer of every run.
-    transformer.set_attn_implementation("eager")
     with warnings.catch_warnings():
         # transformers' mask code makes a tensor of the constant 1.0 while it is traced.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
@@ -76,7 +74,9 @@ def check_parity(
 def write_export(recipe: Recipe, source: Path, texts: Sequence[str], destination: Path) -> None:
     """The export step: model.onnx and parity.json."""
     path = destination / "model.onnx"
-    export_onnx(open_source(source, recipe.max_tokens), recipe.export.opset, path)
+    # Traced, PyTorch's fused attention computes its constant scale again in every layer of every run.
+    traced = open_source(source, recipe.max_tokens, attention="eager")
+    export_onnx(traced, recipe.export.opset, path)
     settings = encoder_settings(recipe)
     model = open_source(source, recipe.max_tokens)
     parity = check_parity(model, path, settings, texts, recipe.export.max_abs_error)

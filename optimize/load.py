@@ -158,7 +158,9 @@ class PooledEncoder(torch.nn.Module):
         return torch.nn.functional.normalize(pooled, dim=1)
 
 
-def open_source(directory: Path, max_tokens: int) -> SourceModel:
+def open_source(
+    directory: Path, max_tokens: int, attention: Literal["sdpa", "eager"] = "sdpa"
+) -> SourceModel:
     """Open a fetched source. Raises SourceError when the weights are damaged or of an unknown kind."""
     try:
         tokenizer = open_tokenizer(directory / "tokenizer.json", max_tokens)
@@ -167,6 +169,7 @@ def open_source(directory: Path, max_tokens: int) -> SourceModel:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            attn_implementation=attention,
             output_loading_info=True,
         )
     except Exception as error:  # both libraries raise many kinds for one damaged file

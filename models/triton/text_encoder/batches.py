@@ -20,6 +20,8 @@ def plan_batches(
     first. Sorted by length, the texts are cut where the padding saved is worth another run, and so
     that there is a share for each of the `workers`. A text longer than the budget runs alone.
     """
+    if len(token_counts) == 1:
+        return [np.zeros(1, dtype=np.intp)]
     if workers > 1:
         share = math.ceil(int(token_counts.sum()) / (RUNS_PER_WORKER * workers))
         token_budget = min(token_budget, share)
