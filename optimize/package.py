@@ -20,6 +20,7 @@ from models.manifest import (
 )
 from models.triton.text_encoder.encoder import SETTINGS_NAME
 from optimize.recipe import Recipe, encoder_settings
+from optimize.steps import RECORD_NAME, sync_tree
 from optimize.triton_config import (
     CONFIG_NAME,
     WARMUP_FILE,
@@ -109,7 +110,8 @@ def publish(assembled: Path, repository: Path) -> Published:
     if same_repository(assembled, repository):
         return Published(repository, digest, changed=False)
     try:
-        shutil.copytree(assembled, incoming, ignore=shutil.ignore_patterns("step.json"))
+        shutil.copytree(assembled, incoming, ignore=shutil.ignore_patterns(RECORD_NAME))
+        sync_tree(incoming)
         if repository.exists():
             repository.rename(outgoing)
         incoming.rename(repository)

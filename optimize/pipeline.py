@@ -33,7 +33,7 @@ from optimize.quantize import detect_isa, quantize_int8
 from optimize.recipe import Recipe, encoder_settings
 from optimize.report import Outcome, VariantReport, write_reports
 from optimize.speed import write_speeds
-from optimize.steps import Step, Workspace
+from optimize.steps import Step, Workspace, code_digest
 from optimize.tools import tool_versions
 from optimize.triton_config import text_encoder_config
 
@@ -140,7 +140,7 @@ class Candidates:
         return {
             "data": evaluation_digests(self.recipe.evaluation.data),
             "settings": asdict(encoder_settings(self.recipe)),
-            "code": served_code_digest(),
+            "code": [served_code_digest(), code_digest(open_source)],
             "tools": tool_versions(),
         }
 

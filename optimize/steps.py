@@ -116,9 +116,9 @@ def key_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def code_digest(make: Callable[[Path], None]) -> str:
-    """The digest of the source file that `make` is written in, so that new code redoes the step."""
-    function = inspect.unwrap(getattr(make, "func", make))
+def code_digest(code: Callable[..., Any]) -> str:
+    """The digest of the source file that a function is written in, so that new code redoes a step."""
+    function = inspect.unwrap(getattr(code, "func", code))
     return sha256_file(Path(str(sys.modules[function.__module__].__file__)))
 
 

@@ -155,6 +155,9 @@ def latency_lines(rounds: Sequence[Round]) -> list[Line]:
         compare(topic, "Triton / model", rounds, TRITON_ONE, DIRECT_ONE, field),
         compare(topic, "gateway / model", rounds, GATEWAY_ONE, DIRECT_ONE, field),
         compare(topic, "gateway / Triton", rounds, GATEWAY_ONE, TRITON_ONE, field),
+        # A server that sometimes forgets a request keeps its median: the tail tells.
+        state(topic, "p99 of Triton", "ms", rounds, TRITON_ONE, "p99_ms"),
+        state(topic, "p99 of gateway", "ms", rounds, GATEWAY_ONE, "p99_ms"),
     ]
 
 

@@ -33,6 +33,7 @@ class Window(Record):
     texts: int
     texts_per_s: float
     p50_ms: float
+    p99_ms: float
     cpu_share: float
 
 

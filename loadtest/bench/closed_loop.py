@@ -16,7 +16,6 @@ import importlib
 import itertools
 import json
 import random
-import statistics
 import struct
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2
 
 from loadtest.bench.client import Order, Target, Window
@@ -83,10 +83,12 @@ def summarise(calls: Sequence[Call], begin_s: float, end_s: float, cpu_share: fl
     if not counted:
         raise GeneratorError(f"no answer in {end_s - begin_s:.1f} s: measure for longer")
     texts = sum(call.texts for call in counted)
+    p50_s, p99_s = np.percentile([call.done_s - call.started_s for call in counted], [50, 99])
     return Window(
         texts=texts,
         texts_per_s=texts / (end_s - begin_s),
-        p50_ms=statistics.median(call.done_s - call.started_s for call in counted) * 1e3,
+        p50_ms=p50_s * 1e3,
+        p99_ms=p99_s * 1e3,
         cpu_share=cpu_share,
     )
 

@@ -34,7 +34,7 @@ def texts_of(files: list[Path]) -> dict[str, str]:
 
 
 def described_targets() -> set[str]:
-    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     rows = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
     assert all(len(row) == 2 for row in rows), done.stdout
     return {target for target, _ in rows}

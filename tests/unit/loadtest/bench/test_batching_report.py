@@ -36,6 +36,7 @@ def a_round(mean_batch: float = 10.0, slowdown: float = 1.0, **texts_per_s: floa
                 texts=100,
                 texts_per_s=rate / slowdown,
                 p50_ms=1e3 / rate * slowdown,
+                p99_ms=2e3 / rate * slowdown,
                 cpu_share=0.1,
             ),
             mean_batch=mean_batch,
