@@ -25,8 +25,8 @@ def text_encoder_config(recipe: Recipe, embedding_dim: int) -> pb.ModelConfig:
     config.output.add(name=EMBEDDING_OUTPUT, data_type=pb.TYPE_FP32, dims=[embedding_dim])
     config.output.add(name=TOKEN_COUNT_OUTPUT, data_type=pb.TYPE_INT32, dims=[1])
     config.dynamic_batching.max_queue_delay_microseconds = serving.max_queue_delay_us
-    # A caller's timeout reaches the queue: what nobody waits for any more is not computed.
-    config.dynamic_batching.default_queue_policy.allow_timeout_override = True
+    # No queue policy: with allow_timeout_override, Triton 2.51's batcher slept through its wake-up about
+    # once a second and held the request for half a second (a plain loop of requests shows it).
     config.instance_group.add(kind=pb.ModelInstanceGroup.Kind.Value(kind), count=serving.instances)
     config.version_policy.latest.num_versions = 1
     for batch_size in warmup_batch_sizes(serving.max_batch_size):
