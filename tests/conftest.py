@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.manifest import Evidence, Manifest, Source
 from optimize.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,33 @@ def packaged_repository(small_recipe: Recipe, tmp_path_factory: pytest.TempPathF
     workspace = Workspace(ROOT / "build/cache", lambda *_: None)
     optimize(small_recipe, workspace, repository, tmp_path_factory.mktemp("reports"))
     return repository
+
+
+@pytest.fixture(scope="session")
+def plain_manifest() -> Manifest:
+    """A manifest that measured nothing and declares no file; tests copy it with what they need."""
+    nothing_measured = Evidence(quality={}, speed=[], size_bytes=0)
+    return Manifest(
+        name="encoder",
+        version=1,
+        task="embed",
+        target="cpu",
+        variant="fp32",
+        embedding_dim=1,
+        max_tokens=8,
+        max_batch_size=8,
+        digest="",
+        files={},
+        recipe_sha256="",
+        source=Source(kind="directory", reference="", weights_sha256="", licence=""),
+        evidence=nothing_measured,
+        baseline=nothing_measured,
+        gate=[],
+        data_provenance=[],
+        hardware={},
+        tool_versions={},
+        created_at="2026-01-01T00:00:00+00:00",
+    )
 
 
 def cut_data(source: Path, destination: Path) -> None:

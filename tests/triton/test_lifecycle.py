@@ -17,10 +17,8 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from models.manifest import (
-    Evidence,
     Manifest,
     ManifestError,
-    Source,
     combined_digest,
     digest_files,
     write_manifest,
@@ -56,41 +54,16 @@ class TritonPythonModel:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, plain_manifest: Manifest) -> Path:
     """A repository with its manifest, whose one model answers with the length of each text."""
     repository = tmp_path / "repository"
     (repository / "measure/1").mkdir(parents=True)
     (repository / "measure/config.pbtxt").write_text(CONFIG)
     (repository / "measure/1/model.py").write_text(MODEL)
-    declare(repository)
-    return repository
-
-
-def declare(repository: Path) -> None:
     files = digest_files(repository)
-    nothing_measured = Evidence(quality={}, speed=[], size_bytes=0)
-    manifest = Manifest(
-        name="measure",
-        version=1,
-        task="embed",
-        target="cpu",
-        variant="test",
-        embedding_dim=1,
-        max_tokens=1,
-        max_batch_size=8,
-        digest=combined_digest(files),
-        files=files,
-        recipe_sha256="",
-        source=Source(kind="directory", reference="", weights_sha256="", licence=""),
-        evidence=nothing_measured,
-        baseline=nothing_measured,
-        gate=[],
-        data_provenance=[],
-        hardware={},
-        tool_versions={},
-        created_at="",
-    )
-    write_manifest(repository, manifest)
+    declared = {"name": "measure", "files": files, "digest": combined_digest(files)}
+    write_manifest(repository, plain_manifest.model_copy(update=declared))
+    return repository
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from models.manifest import (
     Evidence,
     Interval,
     Manifest,
-    Source,
     Speed,
     write_manifest,
 )
@@ -76,7 +75,7 @@ def result() -> Result:
 
 
 @pytest.fixture
-def manifest() -> Manifest:
+def manifest(plain_manifest: Manifest) -> Manifest:
     """The model that the faulty gateway says it serves; twice as fast as its baseline."""
 
     def evidence(ms: float, speedup: float) -> Evidence:
@@ -87,27 +86,15 @@ def manifest() -> Manifest:
         quality = {"ndcg@10": Interval(value=0.8, low=0.78, high=0.82)}
         return Evidence(quality=quality, speed=[speed], size_bytes=int(ms * 1e6))
 
-    return Manifest(
-        name="search-encoder",
-        version=1,
-        task="embed",
-        target="cpu",
-        variant="int8",
-        embedding_dim=3,
-        max_tokens=256,
-        max_batch_size=64,
-        digest="d" * 64,
-        files={},
-        recipe_sha256="0" * 64,
-        source=Source(kind="package", reference="p", weights_sha256="0" * 64, licence="Apache-2.0"),
-        evidence=evidence(10.0, 2.0),
-        baseline=evidence(20.0, 1.0),
-        gate=["int8: chosen, the fastest that keeps its quality"],
-        data_provenance=[],
-        hardware={},
-        tool_versions={},
-        created_at="2026-01-01T00:00:00+00:00",
-    )
+    described = {
+        "name": "search-encoder",
+        "variant": "int8",
+        "digest": "d" * 64,
+        "evidence": evidence(10.0, 2.0),
+        "baseline": evidence(20.0, 1.0),
+        "gate": ["int8: chosen, the fastest that keeps its quality"],
+    }
+    return plain_manifest.model_copy(update=described)
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 
 from models.manifest import (
-    Evidence,
     Manifest,
     ManifestError,
-    Source,
     combined_digest,
     cpu_model,
     digest_files,
@@ -25,35 +23,14 @@ FILES = ("encoder/config.pbtxt", "encoder/1/model.onnx")
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, plain_manifest: Manifest) -> Path:
     """A repository of two files with its manifest."""
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     files = digest_files(tmp_path)
-    nothing_measured = Evidence(quality={}, speed=[], size_bytes=0)
-    manifest = Manifest(
-        name="encoder",
-        version=1,
-        task="embed",
-        target="cpu",
-        variant="fp32",
-        embedding_dim=1,
-        max_tokens=8,
-        max_batch_size=1,
-        digest=combined_digest(files),
-        files=files,
-        recipe_sha256="",
-        source=Source(kind="directory", reference="", weights_sha256="", licence=""),
-        evidence=nothing_measured,
-        baseline=nothing_measured,
-        gate=[],
-        data_provenance=[],
-        hardware={},
-        tool_versions={},
-        created_at="2026-01-01T00:00:00+00:00",
-    )
-    write_manifest(tmp_path, manifest)
+    declared = {"files": files, "digest": combined_digest(files)}
+    write_manifest(tmp_path, plain_manifest.model_copy(update=declared))
     return tmp_path
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor
 
-from models.manifest import Evidence, Manifest, Source
+from models.manifest import Manifest
 from serving.errors import DeadlineExceededError, ModelFailedError, ModelUnavailableError
 from serving.gateway.model_client import (
     Embedded,
@@ -18,29 +18,6 @@ from serving.gateway.model_client import (
     join,
     read_response,
     split,
-)
-
-NOTHING = Evidence(quality={}, speed=[], size_bytes=0)
-MANIFEST = Manifest(
-    name="search",
-    version=3,
-    task="embed",
-    target="cpu",
-    variant="fp32",
-    embedding_dim=2,
-    max_tokens=256,
-    max_batch_size=64,
-    digest="",
-    files={},
-    recipe_sha256="",
-    source=Source(kind="package", reference="", weights_sha256="", licence=""),
-    evidence=NOTHING,
-    baseline=NOTHING,
-    gate=[],
-    data_provenance=[],
-    hardware={},
-    tool_versions={},
-    created_at="2025-01-01T00:00:00+00:00",
 )
 
 
@@ -63,15 +40,20 @@ def test_parts_hold_every_text_in_order_and_none_is_over_the_size(texts: list[st
 
 
 @given(st.lists(st.text(), min_size=1, max_size=20))
-def test_triton_s_own_reader_finds_the_texts_of_a_request(texts: list[str]):
-    request = infer_request(MANIFEST, texts, timeout_s=1.5)
+def test_triton_s_own_reader_finds_the_texts_of_a_request(
+    plain_manifest: Manifest, texts: list[str]
+):
+    request = infer_request(plain_manifest, texts, timeout_s=1.5)
     raw = deserialize_bytes_tensor(request.raw_input_contents[0])
     assert [item.decode() for item in raw] == texts
     assert list(request.inputs[0].shape) == [len(texts), 1]
 
 
-def test_a_request_names_the_packaged_version_and_its_timeout_in_microseconds():
-    request = infer_request(MANIFEST, ["a"], timeout_s=1.5)
+def test_a_request_names_the_packaged_version_and_its_timeout_in_microseconds(
+    plain_manifest: Manifest,
+):
+    manifest = plain_manifest.model_copy(update={"name": "search", "version": 3})
+    request = infer_request(manifest, ["a"], timeout_s=1.5)
     assert (request.model_name, request.model_version) == ("search", "3")
     assert request.parameters["timeout"].int64_param == 1_500_000
     assert request.raw_input_contents[0] == struct.pack("<I", 1) + b"a"
