@@ -69,5 +69,11 @@ def describe(directory: Path) -> str:
     path = directory / "PROVENANCE.json"
     if not path.is_file():
         return f"{directory.name}: no PROVENANCE.json, origin and licence unknown"
-    stored = json.loads(path.read_text())
-    return f"{stored['origin']}; {stored['package']} {stored['path']}; {stored['licence']}"
+    try:
+        stored = json.loads(path.read_text())
+        return f"{stored['origin']}; {stored['package']} {stored['path']}; {stored['licence']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): give it the fields origin, "
+            "package, path and licence, or remove it"
+        ) from error

@@ -205,9 +205,13 @@ def read_pooling(directory: Path) -> Pooling:
     path = directory / POOLING_CONFIG
     if not path.is_file():
         return "mean"
-    modes = {
-        k for k, on in json.loads(path.read_text()).items() if k.startswith("pooling_mode") and on
-    }
+    try:
+        stored = json.loads(path.read_text()).items()
+    except (ValueError, AttributeError) as error:
+        raise SourceError(
+            f"{path} is not a JSON object ({error}): fetch the model again"
+        ) from error
+    modes = {name for name, on in stored if name.startswith("pooling_mode") and on}
     match modes:
         case m if m == {"pooling_mode_mean_tokens"}:
             return "mean"

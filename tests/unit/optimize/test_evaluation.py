@@ -69,3 +69,10 @@ def test_the_origin_and_the_licence_are_told_or_said_to_be_unknown(data: Path):
         '{"origin": "a study", "package": "p==1", "path": "p/x", "licence": "MIT"}'
     )
     assert read_evaluation(data).provenance == "a study; p==1 p/x; MIT"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"origin": "a study"}'])
+def test_a_damaged_provenance_is_named(data: Path, content: str):
+    (data / "PROVENANCE.json").write_text(content)
+    with pytest.raises(SourceError, match=r"PROVENANCE\.json cannot be read"):
+        read_evaluation(data)

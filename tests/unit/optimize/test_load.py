@@ -179,3 +179,11 @@ def test_the_source_answers_in_order_with_unit_vectors(tiny_source: SourceModel,
     alone = np.concatenate([tiny_source.encode([text]) for text in texts])
     np.testing.assert_allclose(vectors, alone, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_pooling_file_is_named(tmp_path: Path, content: str):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text(content)
+    with pytest.raises(SourceError, match="is not a JSON object"):
+        read_pooling(tmp_path)
