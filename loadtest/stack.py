@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ from models.manifest import Manifest
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
-POLL_S = 0.2
+POLL_S = 0.1
 LOG_TAIL_LINES = 20
 
 
@@ -33,19 +33,32 @@ def running_stack(port: int, repository: Path, log: Path, console: Console) -> I
         console.print(f"using the stack that runs on port {port}")
         yield url
         return
+    with contextlib.ExitStack() as exits:
+        with console.status(f"starting the stack on port {port} (log: {log})"):
+            command = serve_command(repository, port)
+            exits.enter_context(started(command, log, lambda: is_ready(url)))
+        yield url
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], log: Path, ready: Callable[[], bool]) -> Iterator[None]:
+    """A process from the moment it is ready; it is stopped on the way out, whatever happens.
+
+    It leads a session of its own, so that Ctrl-C in the terminal reaches it only through us. Raises
+    StackError when it does not become ready, with the last lines of its log.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            serve_command(repository, port),
+            command,
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        with console.status(f"starting the stack on port {port} (log: {log})"):
-            _wait_ready(url, process, log)
-        yield url
+        _wait_ready(ready, process, log)
+        yield
     finally:
         stop(process)
 
@@ -99,15 +112,15 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_ready(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while not is_ready(url):
+    while not ready():
         status = process.poll()
         if status is not None:
-            raise StackError(f"the stack ended with status {status}; {_log_tail(log)}")
+            raise StackError(f"the {log.stem} process ended with status {status}; {_log_tail(log)}")
         if time.monotonic() > deadline_s:
             raise StackError(
-                f"the stack is not ready after {READY_TIMEOUT_S:.0f} s; {_log_tail(log)}"
+                f"the {log.stem} process is not ready after {READY_TIMEOUT_S:.0f} s; {_log_tail(log)}"
             )
         time.sleep(POLL_S)
 

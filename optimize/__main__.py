@@ -7,6 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from optimize.errors import OptimizeError
+from optimize.recipe import read_recipe
+from optimize.steps import Workspace
 
 console = Console(stderr=False)
 
@@ -45,14 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_recipe(options: argparse.Namespace) -> None:
     """Run the pipeline and print what came out."""
-    from optimize.recipe import read_recipe
-
     recipe = read_recipe(options.recipe)
-    from optimize.pipeline import (
-        optimize,
-    )  # after the recipe is known to be good: torch loads slowly
+    # torch and matplotlib load slowly: only once the recipe is known to be good.
+    from optimize.pipeline import optimize
     from optimize.report import print_outcome
-    from optimize.steps import Workspace
 
     workspace = Workspace(options.cache, announce_step)
     workspace.remove_leftovers()

@@ -134,7 +134,7 @@ class Candidates:
         """The digest of each candidate's files, the baseline first."""
         return {BASELINE: self.source.digest} | {n: s.digest for n, s in self.variants.items()}
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, Any]:
         """What decides a measurement beside the model: data, settings, code and tools."""
         return {

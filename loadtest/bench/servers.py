@@ -3,18 +3,11 @@
 import contextlib
 import json
 import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.errors import StackError
-from loadtest.stack import is_ready, stop
-
-READY_TIMEOUT_S = 120.0
-POLL_S = 0.1
-LOG_TAIL_BYTES = 2000
+from loadtest.stack import is_ready, started
 
 
 @contextlib.contextmanager
@@ -45,39 +38,7 @@ def gateway(repository: Path, work: Path, triton_address: str) -> Iterator[str]:
         yield address
 
 
-@contextlib.contextmanager
-def started(command: Sequence[str], log: Path, ready: Callable[[], bool]) -> Iterator[None]:
-    """A process from the moment it is ready; it is stopped on the way out, whatever happens.
-
-    It leads a session of its own, so that Ctrl-C in the terminal reaches it only through us.
-    """
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait_until(ready, process, log)
-        yield
-    finally:
-        stop(process)
-
-
 def free_port() -> int:
     """A TCP port of the loopback address that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
-
-
-def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while not ready():
-        status = process.poll()
-        if status is not None or time.monotonic() > deadline_s:
-            tail = log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
-            what = f"is not ready after {READY_TIMEOUT_S:.0f} s" if status is None else "ended"
-            raise StackError(f"{log.stem} {what}: remove the cause and try again\n{tail}")
-        time.sleep(POLL_S)
