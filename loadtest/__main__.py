@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from loadtest.arrivals import ARRIVALS
-from loadtest.cost import cost_of, find_price, load_prices
+from loadtest.cost import cost_of
 from loadtest.errors import LoadtestError, StackError
 from loadtest.generator import measure
 from loadtest.live import live_line
@@ -26,6 +26,7 @@ from loadtest.settings import Settings, make_settings
 from loadtest.stack import check_model, is_ready, running_stack
 from loadtest.summary import compare, headline, join_reports, write_summary
 from models.manifest import ManifestError, read_manifest
+from models.prices import PricesError, find_price, load_prices
 
 MEASURED, FAILED, NOT_VALID, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         status: int = options.command(options, console)
-    except (LoadtestError, ManifestError) as error:
+    except (LoadtestError, ManifestError, PricesError) as error:
         console.print(f"[red]error[/red] {error}", highlight=False)
         return FAILED
     except KeyboardInterrupt:

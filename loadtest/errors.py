@@ -13,10 +13,6 @@ class QueriesError(LoadtestError):
     """The texts to send are missing or malformed."""
 
 
-class PricesError(LoadtestError):
-    """A price file is malformed or does not know the instance type."""
-
-
 class StackError(LoadtestError):
     """The stack under test does not run, does not start or serves something else."""
 

@@ -1,11 +1,14 @@
 """`python -m optimize run RECIPE` and `python -m optimize data`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from models.manifest import ManifestError
+from models.signature import discard_bytecode, trusted_key_path, verify_signature
 from optimize.errors import OptimizeError
 from optimize.recipe import read_recipe
 from optimize.steps import Workspace
@@ -18,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         options.command(options)
-    except OptimizeError as error:
+    except (OptimizeError, ManifestError) as error:
         Console(stderr=True).print(
             f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
         )
@@ -42,6 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="rebuild evaluation, calibration and training texts")
     data.add_argument("--output", type=Path, default=Path("build/data/boolq"))
     data.set_defaults(command=rebuild_data)
+    signing = commands.add_parser("sign", help="sign a repository with your key")
+    signing.add_argument("repository", type=Path, nargs="?", default=Path("build/repository"))
+    signing.set_defaults(command=sign_packaged)
+    verify = commands.add_parser("verify", help="check each file of a repository's signature")
+    verify.add_argument("repository", type=Path, nargs="?", default=Path("build/repository"))
+    verify.add_argument(
+        "--trusted-key", type=Path, help="default FARSHORE_TRUSTED_KEY, else keys/farshore.pub"
+    )
+    verify.set_defaults(command=verify_packaged)
     return parser
 
 
@@ -67,11 +79,27 @@ def announce_step(name: str, reused: bool) -> None:
 
 def rebuild_data(options: argparse.Namespace) -> None:
     """Rebuild the data files and say how many lines each has."""
-    from optimize.data import build_data
+    from optimize.data.boolq import build_data
 
     provenance = build_data(options.output)
     for name, described in provenance["files"].items():
         console.print(f"{options.output / name}.jsonl.gz: {described['lines']:,} lines")
+
+
+def sign_packaged(options: argparse.Namespace) -> None:
+    """Sign a repository unless it is signed already, and say with which key."""
+    from optimize.sign import sign_repository, signing_key
+
+    key = signing_key(os.environ)
+    state = "signed" if sign_repository(options.repository, key) else "signed already"
+    console.print(f"{state}: {options.repository}   key: {key}")
+
+
+def verify_packaged(options: argparse.Namespace) -> None:
+    """Check a repository as serving does, without serving it."""
+    discard_bytecode(options.repository)
+    verify_signature(options.repository, options.trusted_key or trusted_key_path(os.environ))
+    console.print(f"verified: {options.repository} is what was signed")
 
 
 if __name__ == "__main__":

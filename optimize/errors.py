@@ -19,3 +19,27 @@ class ExportError(OptimizeError):
 
 class GateError(OptimizeError):
     """No variant passed the gate: nothing was packaged."""
+
+
+class EvidenceError(OptimizeError):
+    """What is to be recorded of a model (its profile, its bill of materials) cannot be made from this."""
+
+
+class SigningError(OptimizeError):
+    """There is no private key to sign with, or it cannot be used."""
+
+
+class TrainingError(OptimizeError):
+    """A model cannot be trained from this data, or its training failed."""
+
+
+class QuantizeError(OptimizeError):
+    """A graph cannot be quantized or fused like this."""
+
+
+class PackageError(OptimizeError):
+    """A repository for this target cannot be made of this variant."""
+
+
+class EngineError(OptimizeError):
+    """A TensorRT engine cannot be built, or is for another target."""

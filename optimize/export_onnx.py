@@ -12,16 +12,19 @@ import torch
 from optimum.exporters.onnx import export
 from optimum.exporters.tasks import TasksManager
 
+from models.manifest import EMBEDDING_OUTPUT, OUTPUTS
 from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
+from models.triton.text_encoder.tokens import Item
 from optimize.errors import ExportError
-from optimize.load import SourceModel, open_source
+from optimize.load import SourceModel
+from optimize.opening import open_model
 from optimize.recipe import Recipe, encoder_settings
 
-OUTPUT = "embedding"
 
-
-def export_onnx(source: SourceModel, opset: int, path: Path) -> None:
-    """Write the graph to `path`. Inputs [batch, sequence] int64, output `embedding` [batch, dim]."""
+def export_onnx(
+    source: SourceModel, opset: int, path: Path, output: str = EMBEDDING_OUTPUT
+) -> None:
+    """Write the graph to `path`. Inputs [batch, sequence] int64, the output [batch, dim]."""
     module = source.module
     transformer = module.encoder
     try:
@@ -33,34 +36,37 @@ def export_onnx(source: SourceModel, opset: int, path: Path) -> None:
     with warnings.catch_warnings():
         # transformers' mask code makes a tensor of the constant 1.0 while it is traced.
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
-        export(module, pooled_config(constructor(module.config)), path, opset=opset)
+        export(module, complete_config(constructor(module.config), output), path, opset=opset)
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def pooled_config(config: Any) -> Any:
-    """optimum's export configuration of the transformer, with one pooled output instead of its own."""
+def complete_config(config: Any, output: str) -> Any:
+    """optimum's export configuration of the transformer, with the one final output instead of its own."""
 
-    class PooledConfig(type(config)):  # type: ignore[misc]  # optimum finds the outputs by property
+    class CompleteConfig(type(config)):  # type: ignore[misc]  # optimum finds the outputs by property
         @property
         def outputs(self) -> dict[str, dict[int, str]]:
-            return {OUTPUT: {0: "batch_size"}}
+            return {output: {0: "batch_size"}}
 
-    return PooledConfig(config._config, task="feature-extraction")
+    return CompleteConfig(config._config, task="feature-extraction")
 
 
 def check_parity(
-    source: SourceModel, path: Path, settings: EncoderSettings, texts: Sequence[str], limit: float
+    source: SourceModel, path: Path, settings: EncoderSettings, items: Sequence[Item], limit: float
 ) -> dict[str, float]:
     """The largest absolute error at batch 1, at batch 64 and at the longest sequence.
 
     Raises ExportError when one is above `limit`.
     """
-    longest = " ".join(texts)[: settings.max_tokens * 12]  # words enough to be truncated
-    cases = {"batch 1": texts[:1], "batch 64": texts[:64], "longest sequence": [longest]}
+    cases = {
+        "batch 1": items[:1],
+        "batch 64": items[:64],
+        "longest sequence": [longest_of(items, settings.max_tokens)],
+    }
     exported = TextEncoder(open_session(path, settings), source.tokenizer, settings)
     errors = {
-        name: float(np.abs(exported.encode(list(t)).embeddings - source.encode(list(t))).max())
-        for name, t in cases.items()
+        name: float(np.abs(exported.encode(some).outputs - source.encode(some)).max())
+        for name, some in cases.items()
     }
     worst = max(errors, key=errors.__getitem__)
     if not errors[worst] <= limit:
@@ -71,13 +77,20 @@ def check_parity(
     return errors
 
 
-def write_export(recipe: Recipe, source: Path, texts: Sequence[str], destination: Path) -> None:
-    """The export step: model.onnx and parity.json."""
+def longest_of(items: Sequence[Item], max_tokens: int) -> Item:
+    """All the texts as one, words enough to be truncated; beside the first query when they are pairs."""
+    texts = [item if isinstance(item, str) else item[1] for item in items]
+    longest = " ".join(texts)[: max_tokens * 12]
+    return longest if isinstance(items[0], str) else (items[0][0], longest)
+
+
+def write_export(recipe: Recipe, source: Path, items: Sequence[Item], destination: Path) -> None:
+    """The export step: model.onnx and parity.json; `items` are what parity is proved on."""
     path = destination / "model.onnx"
     # Traced, PyTorch's fused attention computes its constant scale again in every layer of every run.
-    traced = open_source(source, recipe.max_tokens, attention="eager")
-    export_onnx(traced, recipe.export.opset, path)
-    settings = encoder_settings(recipe)
-    model = open_source(source, recipe.max_tokens)
-    parity = check_parity(model, path, settings, texts, recipe.export.max_abs_error)
+    traced = open_model(source, recipe, attention="eager")
+    export_onnx(traced, recipe.export.opset, path, OUTPUTS[recipe.task])
+    model = open_model(source, recipe)
+    limit = recipe.export.max_abs_error
+    parity = check_parity(model, path, encoder_settings(recipe), items, limit)
     (destination / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")

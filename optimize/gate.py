@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.manifest import Evidence, Interval
-from optimize.recipe import EvaluationData, Gate
+from optimize.sections import Gate
+from optimize.variants import parse_variant
 
 Verdict = Literal["accepted", "rejected", "not enough data"]
+Losses = Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
@@ -20,46 +22,73 @@ class Decision:
 
 
 def decide(
-    variant: str, evidence: Evidence, ndcg_loss: Interval, enough_data: str | None, gate: Gate
+    variant: str, evidence: Evidence, losses: Losses, shortage: str | None, gate: Gate
 ) -> Decision:
-    """Judge one variant. `enough_data` is None, or says in words what is missing."""
-    if enough_data is not None:
-        return Decision(variant, "not enough data", [enough_data])
-    slow = speed_shortfalls(evidence, gate)
-    loss = f"nDCG@10 loss {ndcg_loss.value:.2%} ({ndcg_loss.low:.2%} to {ndcg_loss.high:.2%})"
-    limit = f"the recipe allows {gate.max_ndcg_loss:.2%}"
-    if ndcg_loss.low > gate.max_ndcg_loss:
-        return Decision(variant, "rejected", [f"{loss}: {limit}", *slow])
-    if slow:
-        return Decision(variant, "rejected", slow)
-    if not ndcg_loss.high <= gate.max_ndcg_loss:  # also when the loss is not a number
-        return Decision(variant, "not enough data", [f"{loss}: {limit}, more questions would tell"])
-    return Decision(variant, "accepted", [f"{loss}: {limit}", *describe_speed(evidence)])
+    """Judge one variant. `losses` compare it with the source model, in the units of the gate's limits;
+    `shortage` is None, or says in words what the data lacks for any verdict.
+    """
+    if shortage is not None:
+        return Decision(variant, "not enough data", [shortage])
+    limits = gate.max_relative_loss | gate.max_absolute_loss
+    worse = [describe_loss(m, losses[m], gate) for m in limits if losses[m].low > limits[m]]
+    failures = [*worse, *speed_shortfalls(variant, evidence, gate), *memory_excess(evidence, gate)]
+    if failures:
+        return Decision(variant, "rejected", failures)
+    # Written so that a loss that is not a number is unclear, too.
+    unclear = [describe_loss(m, losses[m], gate) for m in limits if not losses[m].high <= limits[m]]
+    if unclear:
+        return Decision(
+            variant, "not enough data", [f"{words}, more examples would tell" for words in unclear]
+        )
+    kept = [describe_loss(metric, losses[metric], gate) for metric in limits]
+    return Decision(variant, "accepted", [*kept, *describe_speed(evidence)])
 
 
-def data_shortage(questions: int, passages: int, needed: EvaluationData) -> str | None:
-    """What the evaluation set lacks for a verdict, or None."""
-    if questions < needed.min_questions:
-        return f"{questions} questions evaluated, the recipe asks for {needed.min_questions}"
-    if passages < needed.min_passages:
-        return f"{passages} passages evaluated, the recipe asks for {needed.min_passages}"
-    return None
+def describe_loss(metric: str, loss: Interval, gate: Gate) -> str:
+    """A loss with its interval and its limit."""
+    if metric in gate.max_relative_loss:
+        limit = f"{gate.max_relative_loss[metric]:.2%}"
+        measured = f"{loss.value:.2%} ({loss.low:.2%} to {loss.high:.2%})"
+    else:
+        limit = f"{gate.max_absolute_loss[metric] * 100:.2f} points"
+        points = [f"{value * 100:.2f}" for value in (loss.value, loss.low, loss.high)]
+        measured = f"{points[0]} points ({points[1]} to {points[2]})"
+    return f"{metric} loss {measured}: the recipe allows {limit}"
 
 
-def speed_shortfalls(evidence: Evidence, gate: Gate) -> list[str]:
+def speed_shortfalls(variant: str, evidence: Evidence, gate: Gate) -> list[str]:
     """One sentence per batch size at which the variant is not fast enough or was not timed."""
     measured = {speed.batch_size: speed.speedup for speed in evidence.speed}
     shortfalls = []
-    for batch_size, needed in sorted(gate.min_speedup.items()):
+    for batch_size, needed in sorted(needed_speedups(variant, gate).items()):
         speedup = measured.get(batch_size)
         if speedup is None:
             shortfalls.append(f"batch {batch_size} was not timed: add it to speed.batch_sizes")
         elif speedup.value < needed:
             shortfalls.append(
-                f"{speedup.value:.2f}x the baseline's speed at batch {batch_size}, "
+                f"too slow: {speedup.value:.2f}x the baseline's speed at batch {batch_size}, "
                 f"the recipe asks for {needed:g}x"
             )
     return shortfalls
+
+
+def needed_speedups(variant: str, gate: Gate) -> dict[int, float]:
+    """The factor asked for at each batch size; a static student has to earn its weaker word order."""
+    if parse_variant(variant).family == "static":
+        return gate.min_speedup | {1: gate.static_min_speedup}
+    return gate.min_speedup
+
+
+def memory_excess(evidence: Evidence, gate: Gate) -> list[str]:
+    """One sentence when the serving process needs more memory than the recipe allows."""
+    if gate.max_memory_mib is None:
+        return []
+    if evidence.memory_bytes is None:
+        return ["its memory was not measured, and the recipe limits it"]
+    used_mib = evidence.memory_bytes / 2**20
+    if used_mib <= gate.max_memory_mib:
+        return []
+    return [f"uses {used_mib:.0f} MiB of memory, the recipe allows {gate.max_memory_mib} MiB"]
 
 
 def describe_speed(evidence: Evidence) -> list[str]:
@@ -68,10 +97,14 @@ def describe_speed(evidence: Evidence) -> list[str]:
 
 
 def choose(decisions: Sequence[Decision], evidence: Mapping[str, Evidence]) -> str | None:
-    """The accepted variant with the highest throughput at the largest batch, hence the cheapest."""
+    """The accepted variant with the highest throughput at the largest batch, hence the cheapest.
+
+    Where nothing could be timed (a GPU target without its GPU) the recipe's order decides.
+    """
     accepted = [d.variant for d in decisions if d.verdict == "accepted"]
 
     def throughput(variant: str) -> float:
-        return max(evidence[variant].speed, key=lambda s: s.batch_size).throughput_texts_per_s
+        speeds = evidence[variant].speed
+        return max(((s.batch_size, s.throughput_texts_per_s) for s in speeds), default=(0, 0.0))[1]
 
     return max(accepted, key=throughput, default=None)

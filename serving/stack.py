@@ -35,16 +35,22 @@ class Backend:
     where_to_look: str
 
 
-def serve(repository: Path, settings: Settings, triton_url: str | None = None) -> None:
+def serve(
+    repository: Path,
+    settings: Settings,
+    triton_url: str | None = None,
+    trusted_key: Path | None = None,
+) -> None:
     """Serve a packaged repository until SIGINT or SIGTERM, which raise KeyboardInterrupt.
 
-    Starts a Triton of its own unless `triton_url` (host:port, gRPC) names one. Raises ServingError
-    or ManifestError when it cannot start; Triton is stopped after the gateway in every case.
+    Starts a Triton of its own, on what the owner of `trusted_key` signed (see run_triton), unless
+    `triton_url` (host:port, gRPC) names one. Raises ServingError or ManifestError when it cannot start;
+    Triton is stopped after the gateway in every case.
     """
     manifest = read_manifest(repository)
     with reserve_port(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
-        with backend(repository, manifest, triton_url, port) as triton:
+        with backend(repository, manifest, port, triton_url, trusted_key) as triton:
             app = create_app(manifest, settings, triton.grpc_url, triton.where_to_look)
             listener.listen(2048)  # from here on connections queue instead of being refused
             print(banner(manifest, settings.host, port, triton), flush=True)
@@ -66,7 +72,11 @@ def reserve_port(host: str, port: int) -> Iterator[socket]:
 
 @contextmanager
 def backend(
-    repository: Path, manifest: Manifest, triton_url: str | None, port: int
+    repository: Path,
+    manifest: Manifest,
+    port: int,
+    triton_url: str | None,
+    trusted_key: Path | None,
 ) -> Iterator[Backend]:
     """The Triton at `triton_url`, or one of our own that lives as long as the context."""
     if triton_url is not None:
@@ -77,7 +87,7 @@ def backend(
         return
     log_path = RUN_DIRECTORY / f"triton-{port}.log"  # several stacks may share the directory
     print(f"starting Triton with {manifest.name} ({manifest.variant}) ...", flush=True)
-    with run_triton(repository, log_path=log_path) as triton:
+    with run_triton(repository, log_path=log_path, trusted_key=trusted_key) as triton:
         threading.Thread(target=announce_death, args=[triton], daemon=True).start()
         yield Backend(triton.grpc_url, f"its log on the server is {log_path}")
 

@@ -2,15 +2,29 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from models.manifest import Evidence, Manifest, Source
+from models.signature import TRUSTED_KEY_VARIABLE
 from optimize.recipe import Recipe, read_recipe
+from optimize.sections import Evaluation, FolderData, Gate, SpeedRun
+from optimize.sign import SIGNING_KEY_VARIABLE, make_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSAGES = 120
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The private key that everything in the tests signs with and trusts, never that of keys/."""
+    private_key = tmp_path_factory.mktemp("keys") / "test.key"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(SIGNING_KEY_VARIABLE, str(private_key))
+        environment.setenv(TRUSTED_KEY_VARIABLE, str(make_keys(private_key)))
+        yield private_key
 
 
 @pytest.fixture(scope="session")
@@ -18,15 +32,17 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """The search-encoder recipe with INT8 alone, on little data and with a gate that lets it pass."""
     recipe = read_recipe(ROOT / "models/recipes/search-encoder.yaml")
     data = tmp_path_factory.mktemp("boolq")
-    cut_data(recipe.evaluation.data, data)
+    assert isinstance(recipe.evaluation.data, FolderData)
+    cut_data(recipe.evaluation.data.folder, data)
     return recipe.model_copy(
         update={
             "variants": ("int8",),
-            "evaluation": recipe.evaluation.model_copy(
-                update={"data": data, "min_questions": 50, "min_passages": 50}
+            "distill": None,
+            "evaluation": Evaluation(
+                data=FolderData(folder=data), min_questions=50, min_passages=50
             ),
-            "speed": recipe.speed.model_copy(update={"batch_sizes": (1, 8), "rounds": 4}),
-            "gate": recipe.gate.model_copy(update={"max_ndcg_loss": 1.0, "min_speedup": {}}),
+            "speed": SpeedRun(batch_sizes=(1, 8), rounds=4, token_lengths=(16,), length_rounds=4),
+            "gate": Gate(max_relative_loss={"ndcg@10": 1.0}),
         }
     )
 
@@ -56,7 +72,8 @@ def plain_manifest() -> Manifest:
         task="embed",
         target="cpu",
         variant="fp32",
-        embedding_dim=1,
+        output_dim=1,
+        space="",
         max_tokens=8,
         max_batch_size=8,
         digest="",

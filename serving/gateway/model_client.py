@@ -138,7 +138,7 @@ class ModelClient:
                 self._note_answering(False)
             raise failed from error
         self._note_answering(True)
-        return read_response(response, len(texts), self._manifest.embedding_dim)
+        return read_response(response, len(texts), self._manifest.output_dim)
 
     def _note_answering(self, answering: bool) -> None:
         """Log an outage where it begins and where it ends, not with every request in between."""

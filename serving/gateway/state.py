@@ -24,7 +24,7 @@ def rules_of(manifest: Manifest, settings: Settings) -> Rules:
     """The model's own limits and the operator's, side by side."""
     return Rules(
         model=manifest.name,
-        embedding_dim=manifest.embedding_dim,
+        output_dim=manifest.output_dim,
         max_tokens=manifest.max_tokens,
         max_texts=settings.max_texts,
         max_text_bytes=settings.max_text_bytes,

@@ -20,7 +20,7 @@ class Rules:
     """What a request is held against: the served model and the limits of the gateway."""
 
     model: str
-    embedding_dim: int
+    output_dim: int
     max_tokens: int
     max_texts: int
     max_text_bytes: int
@@ -45,10 +45,10 @@ def validate(body: bytes, rules: Rules) -> ValidRequest:
         raise ModelNotFoundError(
             f"model {request.model!r} is not served here: set model to {rules.model!r}"
         )
-    if request.dimensions not in (None, rules.embedding_dim):
+    if request.dimensions not in (None, rules.output_dim):
         raise InvalidRequestError(
-            f"{rules.model} gives {rules.embedding_dim} dimensions, not {request.dimensions}: "
-            f"leave `dimensions` out or set it to {rules.embedding_dim}",
+            f"{rules.model} gives {rules.output_dim} dimensions, not {request.dimensions}: "
+            f"leave `dimensions` out or set it to {rules.output_dim}",
             param="dimensions",
         )
     texts = check_texts(request.input, rules)

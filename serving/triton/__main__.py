@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 http_port=options.http_port,
                 metrics_port=options.metrics_port,
                 log_path=options.log_file,
+                trusted_key=options.trusted_key,
                 unverified=options.unverified,
             ) as triton,
             announced(triton, options.ready_file),
@@ -67,7 +68,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--unverified",
         action="store_true",
-        help="do not check the files against the manifest (for edited copies)",
+        help="do not ask for a signature (for edited copies)",
+    )
+    parser.add_argument(
+        "--trusted-key",
+        type=Path,
+        help="public key of the signer (default FARSHORE_TRUSTED_KEY, else keys/farshore.pub)",
     )
     return parser.parse_args(arguments)
 

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from models.manifest import Record
+from models.manifest import ManifestError, Record
+from models.signature import discard_bytecode, verify_signature
 from serving.triton.command import EXIT_TIMEOUT_S, server_command, server_environment
 from serving.triton.installation import Installation, backend_directory
 from serving.triton.ports import Ports
@@ -38,10 +39,11 @@ MODEL_PROCESS_CHECK_S = 2.0
 
 
 class Order(Record):
-    """What to serve, where, and for which process."""
+    """What to serve, where, and for which process; without `trusted_key` nothing is verified."""
 
     installation: Installation
     repository: Path
+    trusted_key: Path | None
     host: str
     probe_host: str
     ports: Ports
@@ -105,7 +107,23 @@ def keep(order: Order, start: Callable[[], Server], should_stop: Callable[[], bo
             return
         report(Report(state="restarting", reason=failure.reason))
         wait(delay_s, should_stop)
+        tampering = find_tampering(order)
+        if tampering is not None:
+            report(Report(state="failed", reason=tampering))
+            return
     report(Report(state="stopped"))
+
+
+def find_tampering(order: Order) -> str | None:
+    """What is no longer as it was signed, in words; the launcher looked before the first start."""
+    if order.trusted_key is None:
+        return None
+    try:
+        discard_bytecode(order.repository)
+        verify_signature(order.repository, order.trusted_key)
+    except ManifestError as error:
+        return str(error)
+    return None
 
 
 def follow(server: Server, order: Order, should_stop: Callable[[], bool]) -> Failure | None:

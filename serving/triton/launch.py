@@ -6,7 +6,6 @@ run_triton ── Order ──► keeper ── starts, restarts, ends ──►
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from models.manifest import read_manifest, verify_files
+from models.signature import discard_bytecode, trusted_key_path, verify_signature
 from serving.errors import TritonDiedError, TritonStartError
 from serving.triton.installation import find_installation
 from serving.triton.keeper import STOP_GRACE_S, Order, Report
@@ -40,22 +39,28 @@ def run_triton(
     metrics_port: int | None = None,
     log_path: Path | None = None,
     ready_timeout_s: float = 120.0,
+    trusted_key: Path | None = None,
     unverified: bool = False,
 ) -> Iterator["RunningTriton"]:
     """A Triton that serves `repository` and is ready; it is stopped and cleaned up on exit.
 
     Ports that are None are free ones. The server's log goes to `log_path` (build/run/triton.log).
-    `unverified` skips the check against the manifest, which an edited copy would not pass. Raises
+    The repository must be what the owner of `trusted_key` signed; None is FARSHORE_TRUSTED_KEY or
+    keys/farshore.pub. `unverified` skips this, for edited copies. Raises
 
-    - ManifestError when the repository is not what its manifest says,
+    - ManifestError when no model is packaged there, SignatureError when it is not what was signed,
     - TritonInstallationError when this machine cannot run the server,
     - PortInUseError when an asked port is taken,
     - TritonStartError, with Triton's own reason, when it does not become ready.
     """
-    check_repository(repository, unverified)
+    key = None if unverified else (trusted_key or trusted_key_path(os.environ)).resolve()
+    if key is not None:
+        check_signature(repository, key)
+    check_models(repository)
     order = Order(
         installation=find_installation(),
         repository=repository.resolve(),
+        trusted_key=key,
         host=host,
         probe_host=reachable(host),
         ports=choose_ports(host, grpc=grpc_port, http=http_port, metrics=metrics_port),
@@ -72,27 +77,18 @@ def run_triton(
             triton.stop()
 
 
-def check_repository(repository: Path, unverified: bool) -> None:
-    """Refuse a repository that is not what its manifest says, or that holds no model at all."""
-    if not unverified:
-        discard_bytecode(repository)
-        verify_files(repository, read_manifest(repository))
+def check_signature(repository: Path, trusted_key: Path) -> None:
+    """Refuse a repository that is not what was signed by the trusted key, before anything of it is run."""
+    discard_bytecode(repository)
+    verify_signature(repository, trusted_key)
+
+
+def check_models(repository: Path) -> None:
+    """Refuse a directory that holds no model at all."""
     if not any(repository.glob("*/config.pbtxt")):
         raise TritonStartError(
             f"no model at {repository}: name the directory that holds <model>/config.pbtxt"
         )
-
-
-def discard_bytecode(repository: Path) -> None:
-    """Remove the byte-code that Python left beside the models' code: no manifest vouches for it."""
-    for cache in repository.rglob("__pycache__"):
-        try:
-            shutil.rmtree(cache)
-        except OSError as error:
-            raise TritonStartError(
-                f"{cache} holds byte-code that cannot be verified or removed ({error.strerror}): "
-                "remove it, or package the model again with `make optimize`"
-            ) from error
 
 
 def reachable(host: str) -> str:

@@ -113,7 +113,7 @@ def test_float_and_base64_are_the_same_numbers(http: httpx.Client, manifest: Man
     text = http.post("/v1/embeddings", json=body(manifest, encoding_format="base64")).json()
     decoded = np.frombuffer(base64.b64decode(text["data"][0]["embedding"]), "<f4")
     assert decoded.tolist() == np.array(numbers["data"][0]["embedding"], np.float32).tolist()
-    assert len(decoded) == manifest.embedding_dim
+    assert len(decoded) == manifest.output_dim
 
 
 def test_openai_s_client_takes_float_and_one_string_and_ignores_the_extra_field(
@@ -122,7 +122,7 @@ def test_openai_s_client_takes_float_and_one_string_and_ignores_the_extra_field(
     reply = openai_client.embeddings.create(
         model=manifest.name, input="hello", encoding_format="float", user="me"
     )
-    assert len(reply.data[0].embedding) == manifest.embedding_dim
+    assert len(reply.data[0].embedding) == manifest.output_dim
     assert reply.model_extra == {
         "farshore": {
             "source": "model",

@@ -23,6 +23,7 @@ from models.manifest import (
     digest_files,
     write_manifest,
 )
+from models.signature import SignatureError, sign
 from serving.errors import PortInUseError, TritonDiedError, TritonStartError
 from serving.triton.launch import RunningTriton, run_triton
 
@@ -54,8 +55,8 @@ class TritonPythonModel:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, plain_manifest: Manifest) -> Path:
-    """A repository with its manifest, whose one model answers with the length of each text."""
+def repository(tmp_path: Path, plain_manifest: Manifest, signing_key: Path) -> Path:
+    """A signed repository, whose one model answers with the length of each text."""
     repository = tmp_path / "repository"
     (repository / "measure/1").mkdir(parents=True)
     (repository / "measure/config.pbtxt").write_text(CONFIG)
@@ -63,6 +64,7 @@ def repository(tmp_path: Path, plain_manifest: Manifest) -> Path:
     files = digest_files(repository)
     declared = {"name": "measure", "files": files, "digest": combined_digest(files)}
     write_manifest(repository, plain_manifest.model_copy(update=declared))
+    sign(repository, signing_key)
     return repository
 
 
@@ -242,13 +244,14 @@ def test_a_taken_port_is_named_with_its_owner(repository: Path) -> None:
 
 def test_a_changed_repository_is_refused_before_anything_starts(repository: Path) -> None:
     (repository / "measure/1/model.py").write_text(MODEL + "# changed\n")
-    with pytest.raises(ManifestError, match="changed: measure/1/model"), running(repository):
+    with pytest.raises(SignatureError, match="changed: measure/1/model"), running(repository):
         pass
     assert not (repository.parent / "triton.log").exists()
 
 
 def test_a_repository_without_manifest_is_served_only_when_asked_for(repository: Path) -> None:
     (repository / "manifest.json").unlink()
+    (repository / "model.sig").unlink()
     with pytest.raises(ManifestError, match="make optimize"), running(repository):
         pass
     with running(repository, unverified=True) as triton:

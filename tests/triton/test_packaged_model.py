@@ -103,7 +103,7 @@ def test_a_request_of_any_size_is_answered_like_the_encoder_that_was_measured(
     for size in range(1, manifest.max_batch_size + 1):
         texts = questions(size)
         answered, expected = ask(texts), encoder.encode(texts)
-        assert answered.embeddings.shape == (size, manifest.embedding_dim)
+        assert answered.embeddings.shape == (size, manifest.output_dim)
         np.testing.assert_allclose(answered.embeddings, expected.embeddings, atol=1e-5)
         assert answered.token_counts.tolist() == [[n] for n in expected.token_counts]
 

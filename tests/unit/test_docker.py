@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 from serving.__main__ import parse_arguments
 from serving.triton.command import server_command
 from serving.triton.ports import Ports
+from serving.verify import parse_arguments as parse_verify_arguments
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -32,6 +33,7 @@ DOCKERFILES = sorted(DOCKER.glob("*.Dockerfile"))
 
 each_dockerfile = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 each_service = pytest.mark.parametrize("service", ["triton", "gateway"])
+each_container = pytest.mark.parametrize("service", ["verify", "triton", "gateway"])
 
 
 def instructions(path: Path) -> list[tuple[str, str]]:
@@ -186,7 +188,7 @@ def test_the_gateway_image_installs_neither_torch_nor_a_triton_server() -> None:
     seen: set[str] = set()
     installed = {name for line in wanted for name in required_by(Requirement(line), seen)}
     assert "fastapi" in installed
-    assert installed <= pinned()
+    assert installed - {"farshore"} <= pinned()
     assert not installed & {"torch", "nvidia-pytriton", "onnxruntime", "transformers"}
 
 
@@ -238,17 +240,45 @@ def test_both_services_read_the_mounted_repository_and_cannot_write_it(service: 
     assert mount["source"] == "${FARSHORE_REPOSITORY:-../build/repository}"
 
 
-@each_service
-def test_a_service_is_confined_limited_and_restarted(service: str) -> None:
+def test_triton_is_started_only_on_what_the_trusted_key_signed() -> None:
+    services = compose()["services"]
+    verify = services["verify"]
+    condition = services["triton"]["depends_on"]["verify"]["condition"]
+    assert condition == "service_completed_successfully"
+    assert verify["command"][:3] == ["python", "-m", "serving.verify"]
+    options = parse_verify_arguments(verify["command"][3:])
+    repository, key = verify["volumes"]
+    assert [repository] == services["triton"]["volumes"]
+    assert str(options.repository) == repository["target"]
+    assert str(options.trusted_key) == key["target"]
+    assert key["source"] == "${FARSHORE_TRUSTED_KEY:-../keys/farshore.pub}"
+    assert key["read_only"] is True
+
+
+def test_the_check_ends_and_reaches_no_network() -> None:
+    verify = compose()["services"]["verify"]
+    assert verify["restart"] == "no"
+    assert verify["network_mode"] == "none"
+    assert verify["healthcheck"] == {"disable": True}
+    assert "networks" not in verify
+
+
+@each_container
+def test_a_container_is_confined_and_limited(service: str) -> None:
     settings = compose()["services"][service]
     assert (DOCKER / settings["build"]["context"] / settings["build"]["dockerfile"]).is_file()
     assert settings["read_only"] is True
     assert settings["cap_drop"] == ["ALL"]
     assert settings["security_opt"] == ["no-new-privileges:true"]
-    assert settings["restart"] == "unless-stopped"
-    assert settings["stop_grace_period"]
     assert settings["deploy"]["resources"]["limits"]["memory"]
     assert "cpuset" in settings or "cpus" in settings["deploy"]["resources"]["limits"]
+
+
+@each_service
+def test_a_service_is_restarted_and_given_time_to_stop(service: str) -> None:
+    settings = compose()["services"][service]
+    assert settings["restart"] == "unless-stopped"
+    assert settings["stop_grace_period"]
 
 
 def test_nothing_reaches_triton_but_the_gateway() -> None:

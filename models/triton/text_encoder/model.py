@@ -9,10 +9,12 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from .encoder import Encoded, TextEncoder
+from .tokens import Item, decoded_items
+from .vectors import compress
 
 
 class TritonPythonModel:
-    """Encodes all texts of all requests that the dynamic batcher gathered as one batch."""
+    """Encodes everything of all requests that the dynamic batcher gathered as one batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model of this version directory."""
@@ -21,38 +23,31 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; a request that is not UTF-8 fails alone."""
-        texts: list[str] = []
+        inputs = self.encoder.settings.inputs
+        items: list[Item] = []
         ranges: list[range | Exception] = []
         for request in requests:
             try:
-                decoded = [raw.decode() for raw in text_input(request)]
+                read = decoded_items(request, inputs, pb_utils.get_input_tensor_by_name)
             except UnicodeDecodeError as error:
                 ranges.append(error)
                 continue
-            ranges.append(range(len(texts), len(texts) + len(decoded)))
-            texts += decoded
-        encoded = self.encoder.encode(texts) if texts else None
-        return [response(encoded, part) for part in ranges]
+            ranges.append(range(len(items), len(items) + len(read)))
+            items += read
+        encoded = self.encoder.encode(items) if items else None
+        return [self.response(encoded, part) for part in ranges]
 
-
-def text_input(request: Any) -> list[bytes]:
-    """The texts of one request, in order."""
-    flat: list[bytes] = (
-        pb_utils.get_input_tensor_by_name(request, "text").as_numpy().ravel().tolist()
-    )
-    return flat
-
-
-def response(encoded: Encoded | None, part: range | Exception) -> Any:
-    """The vectors and whole token counts of one request, or its error."""
-    if encoded is None or isinstance(part, Exception):
-        message = f"text is not UTF-8 ({part}): send UTF-8 encoded bytes"
-        error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
-        return pb_utils.InferenceResponse(error=error)
-    rows = slice(part.start, part.stop)
-    return pb_utils.InferenceResponse(
-        [
-            pb_utils.Tensor("embedding", encoded.embeddings[rows]),
-            pb_utils.Tensor("token_count", encoded.token_counts[rows].reshape(-1, 1)),
-        ]
-    )
+    def response(self, encoded: Encoded | None, part: range | Exception) -> Any:
+        """The outputs and whole token counts of one request, or its error."""
+        if encoded is None or isinstance(part, Exception):
+            message = f"text is not UTF-8 ({part}): send UTF-8 encoded bytes"
+            error = pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=error)
+        rows = slice(part.start, part.stop)
+        settings = self.encoder.settings
+        return pb_utils.InferenceResponse(
+            [
+                pb_utils.Tensor(settings.output, compress(encoded.outputs[rows], settings.vectors)),
+                pb_utils.Tensor("token_count", encoded.token_counts[rows].reshape(-1, 1)),
+            ]
+        )

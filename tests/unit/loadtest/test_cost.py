@@ -1,7 +1,7 @@
 import pytest
 
-from loadtest.cost import cost_of, find_price, load_prices, usd_per_million
-from loadtest.errors import PricesError
+from loadtest.cost import cost_of
+from models.prices import PricesError, find_price, load_prices, usd_per_million
 
 OWN = """
 - {name: my-server, provider: us, region: cellar, vcpu: 8, memory_gib: 64, usd_per_hour: 0.36,

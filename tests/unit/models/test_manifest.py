@@ -46,7 +46,7 @@ def test_a_repository_without_a_manifest_says_what_to_run(tmp_path: Path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"name": None}, {"surprise": 1}])
+@pytest.mark.parametrize("changes", [{"schema_version": 3}, {"name": None}, {"surprise": 1}])
 def test_a_manifest_of_another_kind_is_refused(repository: Path, changes: dict[str, object]):
     path = repository / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

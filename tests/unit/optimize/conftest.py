@@ -16,8 +16,9 @@ from models.manifest import Evidence, Interval, Source, Speed
 from models.triton.text_encoder.encoder import TextEncoder, open_session
 from optimize.export_onnx import export_onnx
 from optimize.load import SourceModel, open_source
-from optimize.package import Proof
-from optimize.recipe import DirectorySource, Recipe, encoder_settings
+from optimize.proof import Proof
+from optimize.recipe import Recipe, encoder_settings
+from optimize.sections import DirectorySource, FolderData
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789?.,-'"
@@ -144,7 +145,7 @@ def make_evidence() -> Callable[..., Evidence]:
             )
             for size, speedup in speedups.items()
         ]
-        metrics = ("ndcg@10", "recall@1", "mrr@10")
+        metrics = ("ndcg@10", "recall@1", "recall@10", "mrr@10")
         quality = {name: Interval(value=0.8765, low=0.871, high=0.882) for name in metrics}
         return Evidence(quality=quality, speed=speeds, size_bytes=23_000_000)
 
@@ -156,7 +157,8 @@ def proof(make_evidence: Callable[..., Evidence]) -> Proof:
     """What a manifest says beside the files."""
     return Proof(
         variant="fp32",
-        embedding_dim=32,
+        output_dim=32,
+        space="0" * 64,
         source=Source(kind="directory", reference="tiny", weights_sha256="0" * 64, licence="none"),
         evidence=make_evidence({1: 2.0}),
         baseline=make_evidence({1: 1.0}),
@@ -171,9 +173,11 @@ def proof(make_evidence: Callable[..., Evidence]) -> Proof:
 @pytest.fixture
 def texts(small_recipe: Recipe) -> list[str]:
     """80 real questions of different lengths."""
-    from optimize.evaluation import read_evaluation
+    from optimize.data.retrieval import read_retrieval
 
-    return read_evaluation(small_recipe.evaluation.data).calibration[:80]
+    data = small_recipe.evaluation.data
+    assert isinstance(data, FolderData)
+    return read_retrieval(data.folder, small_recipe.evaluation).calibration[:80]
 
 
 @pytest.fixture

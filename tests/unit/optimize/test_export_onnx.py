@@ -36,13 +36,13 @@ def test_the_graph_answers_like_its_source(
         "the longest text": [" ".join(texts)],
         "an empty text": [""],
     }[case]
-    answered = tiny_encoder.encode(asked).embeddings
+    answered = tiny_encoder.encode(asked).outputs
     np.testing.assert_allclose(answered, tiny_source.encode(asked), atol=LIMIT)
     np.testing.assert_allclose(np.linalg.norm(answered, axis=1), 1, atol=1e-5)
 
 
 def test_different_texts_get_different_vectors(tiny_encoder: TextEncoder, texts: list[str]):
-    similarity = tiny_encoder.encode(texts[:2]).embeddings
+    similarity = tiny_encoder.encode(texts[:2]).outputs
     assert similarity[0] @ similarity[1] < 0.999
 
 

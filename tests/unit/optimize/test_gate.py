@@ -1,18 +1,17 @@
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from models.manifest import Evidence, Interval
-from optimize.gate import Decision, choose, data_shortage, decide
-from optimize.recipe import EvaluationData, Gate
+from optimize.gate import Decision, choose, decide
+from optimize.sections import Gate
 
 MakeEvidence = Callable[..., Evidence]
 
-GATE = Gate(max_ndcg_loss=0.01, min_speedup={1: 1.1, 32: 1.5})
+GATE = Gate(max_relative_loss={"ndcg@10": 0.01}, min_speedup={1: 1.1, 32: 1.5})
 FAST = {1: 2.0, 32: 3.0}
-SMALL_LOSS = Interval(value=0.002, low=-0.001, high=0.004)
+SMALL_LOSS = {"ndcg@10": Interval(value=0.002, low=-0.001, high=0.004)}
 
 
 def test_a_fast_variant_that_keeps_its_quality_is_accepted(make_evidence: MakeEvidence):
@@ -21,7 +20,7 @@ def test_a_fast_variant_that_keeps_its_quality_is_accepted(make_evidence: MakeEv
         "int8",
         "accepted",
         [
-            "nDCG@10 loss 0.20% (-0.10% to 0.40%): the recipe allows 1.00%",
+            "ndcg@10 loss 0.20% (-0.10% to 0.40%): the recipe allows 1.00%",
             "2.00x faster at batch 1",
             "3.00x faster at batch 32",
         ],
@@ -32,38 +31,38 @@ def test_a_slower_variant_is_rejected_with_its_number(make_evidence: MakeEvidenc
     decision = decide("int8", make_evidence({1: 0.8, 32: 3.0}), SMALL_LOSS, None, GATE)
     assert decision.verdict == "rejected"
     assert decision.reasons == [
-        "0.80x the baseline's speed at batch 1, the recipe asks for 1.1x",
+        "too slow: 0.80x the baseline's speed at batch 1, the recipe asks for 1.1x",
     ]
 
 
 def test_a_certain_loss_of_quality_is_rejected_with_its_interval(make_evidence: MakeEvidence):
-    loss = Interval(value=0.05, low=0.03, high=0.07)
+    loss = {"ndcg@10": Interval(value=0.05, low=0.03, high=0.07)}
     decision = decide("int8", make_evidence(FAST), loss, None, GATE)
     assert decision.verdict == "rejected"
-    assert decision.reasons == ["nDCG@10 loss 5.00% (3.00% to 7.00%): the recipe allows 1.00%"]
+    assert decision.reasons == ["ndcg@10 loss 5.00% (3.00% to 7.00%): the recipe allows 1.00%"]
 
 
 def test_a_variant_that_is_worse_and_slower_is_rejected_with_all_reasons(
     make_evidence: MakeEvidence,
 ):
-    loss = Interval(value=0.05, low=0.03, high=0.07)
+    loss = {"ndcg@10": Interval(value=0.05, low=0.03, high=0.07)}
     decision = decide("int8", make_evidence({1: 0.8, 32: 0.9}), loss, None, GATE)
-    assert [reason.split(" ")[0] for reason in decision.reasons] == ["nDCG@10", "0.80x", "0.90x"]
+    assert [reason.split(" ")[0] for reason in decision.reasons] == ["ndcg@10", "too", "too"]
 
 
 @pytest.mark.parametrize(("value", "high"), [(0.008, 0.0101), (0.012, 0.02), (0.008, math.nan)])
 def test_a_loss_that_may_be_too_large_is_not_enough_data(
     make_evidence: MakeEvidence, value: float, high: float
 ):
-    loss = Interval(value=value, low=0.005, high=high)
+    loss = {"ndcg@10": Interval(value=value, low=0.005, high=high)}
     decision = decide("int8", make_evidence(FAST), loss, None, GATE)
     assert decision.verdict == "not enough data"
     (reason,) = decision.reasons
-    assert reason.endswith("the recipe allows 1.00%, more questions would tell")
+    assert reason.endswith("the recipe allows 1.00%, more examples would tell")
 
 
 def test_a_loss_at_the_limit_is_accepted(make_evidence: MakeEvidence):
-    loss = Interval(value=0.01, low=0.01, high=0.01)
+    loss = {"ndcg@10": Interval(value=0.01, low=0.01, high=0.01)}
     assert decide("int8", make_evidence(FAST), loss, None, GATE).verdict == "accepted"
 
 
@@ -78,17 +77,46 @@ def test_a_batch_size_that_was_not_timed_cannot_pass(make_evidence: MakeEvidence
     assert decision.reasons == ["batch 32 was not timed: add it to speed.batch_sizes"]
 
 
+def test_a_loss_in_points_is_judged_and_told_in_points(make_evidence: MakeEvidence):
+    gate = Gate(max_absolute_loss={"accuracy": 0.01})
+    loss = {"accuracy": Interval(value=0.02, low=0.015, high=0.03)}
+    decision = decide("int8", make_evidence(FAST), loss, None, gate)
+    assert decision == Decision(
+        "int8",
+        "rejected",
+        ["accuracy loss 2.00 points (1.50 to 3.00): the recipe allows 1.00 points"],
+    )
+
+
 @pytest.mark.parametrize(
-    ("questions", "passages", "shortage"),
-    [
-        (10, 20, None),
-        (9, 20, "9 questions evaluated, the recipe asks for 10"),
-        (10, 19, "19 passages evaluated, the recipe asks for 20"),
-    ],
+    ("variant", "verdict"), [("static", "rejected"), ("student-int8", "accepted")]
 )
-def test_a_shortage_of_data_is_told_in_numbers(questions: int, passages: int, shortage: str | None):
-    needed = EvaluationData(data=Path(), min_questions=10, min_passages=20)
-    assert data_shortage(questions, passages, needed) == shortage
+def test_a_static_student_has_to_be_faster_by_far(
+    make_evidence: MakeEvidence, variant: str, verdict: str
+):
+    gate = GATE.model_copy(update={"static_min_speedup": 50.0})
+    decision = decide(variant, make_evidence({1: 49.0, 32: 60.0}), SMALL_LOSS, None, gate)
+    assert decision.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "verdict"), [(200 * 2**20, "accepted"), (201 * 2**20, "rejected")]
+)
+def test_a_variant_that_needs_too_much_memory_is_rejected(
+    make_evidence: MakeEvidence, memory_bytes: int, verdict: str
+):
+    gate = GATE.model_copy(update={"max_memory_mib": 200})
+    evidence = make_evidence(FAST).model_copy(update={"memory_bytes": memory_bytes})
+    decision = decide("int8", evidence, SMALL_LOSS, None, gate)
+    assert decision.verdict == verdict
+    if verdict == "rejected":
+        assert decision.reasons == ["uses 201 MiB of memory, the recipe allows 200 MiB"]
+
+
+def test_where_nothing_could_be_timed_the_recipes_order_decides(make_evidence: MakeEvidence):
+    evidence = {name: make_evidence({}) for name in ("student-fp16", "fp16")}
+    decisions = [Decision(name, "accepted", []) for name in evidence]
+    assert choose(decisions, evidence) == "student-fp16"
 
 
 def test_the_accepted_variant_with_the_most_throughput_is_chosen(make_evidence: MakeEvidence):

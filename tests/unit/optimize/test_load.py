@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 from models.manifest import Source, sha256_file
 from optimize.errors import SourceError
 from optimize.load import (
-    PooledEncoder,
     SourceModel,
     fetch_source,
     open_source,
     read_pooling,
     source_identity,
 )
-from optimize.recipe import PackageSource, Recipe
+from optimize.modules import PooledEncoder
+from optimize.recipe import Recipe
+from optimize.sections import PackageSource
 
 POOLING = "1_Pooling/config.json"
 
@@ -127,7 +128,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(tiny_model: Path):
 def test_the_pooling_file_decides(
     tmp_path: Path, write_json: WriteJson, modes: dict[str, bool], pooling: str
 ):
-    write_json(tmp_path / POOLING, {"word_embedding_dimension": 32, **modes})
+    write_json(tmp_path / POOLING, {"word_output_dimension": 32, **modes})
     assert read_pooling(tmp_path) == pooling
 
 

@@ -21,7 +21,17 @@ from optimize.recipe import Recipe
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[3]
-STEPS = ("load", "export_onnx", "quantize", "quality-pytorch", "quality-int8", "speed", "package")
+STEPS = (
+    "load",
+    "export_onnx",
+    "quantize-int8",
+    "quality-pytorch",
+    "quality-int8",
+    "speed",
+    "footprint",
+    "profile",
+    "package",
+)
 
 
 @dataclass(frozen=True)
@@ -114,14 +124,14 @@ def undisturbed(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) 
 def test_a_recipe_becomes_a_repository_that_is_what_its_manifest_says(undisturbed: Command):
     manifest = read_manifest(undisturbed.repository)
     verify_files(undisturbed.repository, manifest)
-    assert (manifest.name, manifest.variant, manifest.embedding_dim) == (
+    assert (manifest.name, manifest.variant, manifest.output_dim) == (
         "search-encoder",
         "int8",
         384,
     )
     assert manifest.evidence.size_bytes < 0.3 * manifest.baseline.size_bytes
     assert manifest.evidence.quality["ndcg@10"].value > 0.9  # few passages make it easy
-    assert manifest.gate[0].startswith("int8 accepted: nDCG@10 loss")
+    assert manifest.gate[0].startswith("int8 accepted: ndcg@10 loss")
     report = json.loads((undisturbed.directory / "reports/report.json").read_text())
     assert (report["chosen"], report["digest"]) == ("int8", manifest.digest)
 
@@ -143,7 +153,7 @@ def test_a_gate_that_nothing_passes_leaves_the_repository_and_says_why(
     done = replace(undisturbed, recipe=strict).run()
     assert done.returncode == 1
     assert "error: no variant passed the gate, nothing was packaged:" in done.stderr
-    assert re.search(r"int8: rejected: \S+x the baseline's speed at batch 1, .* 1000x", done.stderr)
+    assert re.search(r"int8: rejected: too slow: \S+x the baseline's speed at batch 1, .* 1000x", done.stderr)
     assert "Traceback" not in done.stderr
     assert snapshot(undisturbed.repository) == before
     page = (undisturbed.directory / "reports/report.html").read_text()
@@ -162,7 +172,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_digest(
         assert not list(command.cache.glob(f"{step}-*"))
     done = command.run()
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"^▶ (\S+)$", done.stdout, re.MULTILINE) == ["speed", "package"]
+    assert re.findall(r"^▶ (\S+)$", done.stdout, re.MULTILINE) == list(STEPS[5:])
     manifest = read_manifest(command.repository)
     verify_files(command.repository, manifest)
     assert manifest.digest == read_manifest(undisturbed.repository).digest

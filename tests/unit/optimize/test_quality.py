@@ -3,65 +3,22 @@ import math
 import numpy as np
 import pytest
 
-from optimize.quality import (
-    bootstrap_mean,
-    bootstrap_relative_loss,
-    encode_all,
-    rank_questions,
-    scores_of,
-)
-
-DIM = 32
+from models.manifest import Interval
+from optimize.quality import Measure, bootstrap_losses, bootstrap_metrics
 
 
-def one_hot(texts: list[str]) -> np.ndarray:
-    """A text "3+0.5*7" is the vector with 1 at 3 and 0.5 at 7."""
-    vectors = np.zeros((len(texts), DIM), dtype=np.float32)
-    for row, text in enumerate(texts):
-        for term in text.split("+"):
-            weight, _, position = term.rpartition("*")
-            vectors[row, int(position)] = float(weight or 1)
-    return vectors
+def mean_of(values: np.ndarray, name: str = "ndcg@10") -> Measure:
+    """One metric: the mean over rows."""
+    return lambda rows: {name: float(values[rows].mean())}
 
 
-def test_metrics_have_their_textbook_values():
-    scores = scores_of(np.array([1, 2, 3, 10, 0]))
-    by_hand = {
-        "ndcg@10": [1, 1 / math.log2(3), 0.5, 1 / math.log2(11), 0],
-        "recall@1": [1, 0, 0, 0, 0],
-        "mrr@10": [1, 0.5, 1 / 3, 0.1, 0],
-    }
-    assert scores.keys() == by_hand.keys()
-    for name, expected in by_hand.items():
-        np.testing.assert_allclose(scores[name], expected)
+def bootstrap_mean(values: np.ndarray) -> Interval:
+    return bootstrap_metrics(mean_of(values), np.arange(len(values)))["ndcg@10"]
 
 
-def test_ranks_are_of_the_right_passage_from_1_and_0_beyond_ten():
-    passages = [str(number) for number in range(20)]
-    beaten_by = ["+".join(f"{2 + n}*{n + 1}" for n in range(better)) for better in (1, 9, 10)]
-    questions = ["5", *(f"0+{others}" for others in beaten_by)]
-    relevant = np.array([5, 0, 0, 0])
-    assert rank_questions(one_hot, questions, passages, relevant).tolist() == [1, 2, 10, 0]
-
-
-def test_passages_are_ranked_by_inner_product_and_not_by_distance():
-    assert rank_questions(one_hot, ["0"], ["0", "3*0"], np.array([1])).tolist() == [1]
-
-
-def test_fewer_passages_than_ten_are_ranked_too():
-    assert rank_questions(one_hot, ["0+2*1"], ["0", "1"], np.array([0])).tolist() == [2]
-
-
-def test_many_texts_are_encoded_in_chunks_in_their_order():
-    calls: list[int] = []
-
-    def encode(texts: list[str]) -> np.ndarray:
-        calls.append(len(texts))
-        return np.array([[int(text)] for text in texts], dtype=np.float32)
-
-    vectors = encode_all(encode, [str(number) for number in range(600)], "numbers")
-    assert vectors[:, 0].tolist() == list(range(600))
-    assert calls == [256, 256, 88]
+def bootstrap_relative_loss(variant: np.ndarray, baseline: np.ndarray) -> Interval:
+    rows = np.arange(len(baseline))
+    return bootstrap_losses(mean_of(variant), mean_of(baseline), rows, ["ndcg@10"])["ndcg@10"]
 
 
 def test_the_interval_holds_the_mean_and_shrinks_with_more_questions():
@@ -109,3 +66,19 @@ def test_against_a_baseline_that_finds_nothing_the_loss_is_not_a_number():
     loss = bootstrap_relative_loss(np.zeros(10), np.zeros(10))
     assert math.isnan(loss.value)
     assert math.isnan(loss.high)
+
+
+@pytest.mark.parametrize(("metric", "loss"), [("accuracy", 0.2), ("ece", -0.2)])
+def test_an_absolute_loss_is_in_points_and_positive_when_the_variant_is_worse(
+    metric: str, loss: float
+):
+    baseline, variant = np.full(50, 0.9), np.full(50, 0.7)
+    rows = np.arange(50)
+    losses = bootstrap_losses(mean_of(variant, metric), mean_of(baseline, metric), rows, [])
+    assert losses[metric].value == pytest.approx(loss)
+
+
+def test_only_the_rows_asked_for_count():
+    values = np.array([0.0] * 50 + [1.0] * 50)
+    found = bootstrap_metrics(mean_of(values), np.arange(50, 100))["ndcg@10"]
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)

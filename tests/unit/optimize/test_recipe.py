@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from optimize.errors import RecipeError
-from optimize.recipe import DirectorySource, PackageSource, Recipe, encoder_settings, read_recipe
+from optimize.recipe import Recipe, encoder_settings, read_recipe, recipe_digest
+from optimize.sections import DirectorySource, FolderData, PackageSource
 
 ROOT = Path(__file__).resolve().parents[3]
 SEARCH_ENCODER = ROOT / "models/recipes/search-encoder.yaml"
@@ -16,7 +17,7 @@ MINIMAL = {
     "task": "embed",
     "source": {"kind": "directory", "directory": "model", "licence": "MIT"},
     "variants": ["fp32"],
-    "evaluation": {"data": "../data"},
+    "evaluation": {"data": {"kind": "folder", "folder": "../data"}},
 }
 
 Write = Callable[..., Path]
@@ -45,7 +46,8 @@ def refusal(path: Path) -> str:
 def test_a_shipped_recipe_reads_and_its_data_is_there(path: Path):
     recipe = read_recipe(path)
     assert recipe.name == path.stem
-    assert (recipe.evaluation.data / "PROVENANCE.json").is_file()
+    data = recipe.evaluation.data
+    assert not isinstance(data, FolderData) or (data.folder / "PROVENANCE.json").is_file()
 
 
 def test_the_shipped_recipe_pins_its_package_by_hash():
@@ -60,14 +62,15 @@ def test_relative_paths_start_at_the_recipe(
     path = write_recipe()
     monkeypatch.chdir(path.parent)
     recipe = read_recipe(Path(path.name))
-    assert recipe.evaluation.data == tmp_path / "data"
+    assert recipe.evaluation.data == FolderData(folder=tmp_path / "data")
     assert isinstance(recipe.source, DirectorySource)
     assert recipe.source.directory == tmp_path / "recipes/model"
 
 
 def test_an_absolute_path_stays_as_it_is(write_recipe: Write, tmp_path: Path):
-    path = write_recipe(evaluation={"data": str(tmp_path / "elsewhere")})
-    assert read_recipe(path).evaluation.data == tmp_path / "elsewhere"
+    elsewhere = {"kind": "folder", "folder": str(tmp_path / "elsewhere")}
+    recipe = read_recipe(write_recipe(evaluation={"data": elsewhere}))
+    assert recipe.evaluation.data == FolderData(folder=tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +81,7 @@ def test_an_absolute_path_stays_as_it_is(write_recipe: Write, tmp_path: Path):
             {"serving": {"instance": 2}},
             "serving.instance: unknown field; did you mean `instances`?",
         ),
-        ({"gate": {"max_ndgc_loss": 0}}, "did you mean `max_ndcg_loss`?"),
+        ({"gate": {"min_speedups": {}}}, "did you mean `min_speedup`?"),
         ({"zzz": 1}, "zzz: unknown field; remove it, or see models/recipes/ for the fields"),
     ],
 )
@@ -94,7 +97,7 @@ def test_an_unknown_field_is_named_with_the_nearest_known_one(
         ({"max_tokens": "many"}, "max_tokens: Input should be a valid integer"),
         ({"max_tokens": 1}, "max_tokens: Input should be greater than or equal to 8"),
         ({"variants": []}, "variants: "),
-        ({"variants": ["int4"]}, "variants.0: Input should be 'fp32' or 'int8'"),
+        ({"variants": ["int4"]}, "variants.0: Value error, no variant is called 'int4': use fp32,"),
         ({"name": "../escape"}, "name: "),
         ({"gate": {"min_speedup": {"one": 2}}}, "gate.min_speedup.one"),
         ({"speed": {"rounds": 3}}, "speed.rounds: "),
@@ -186,3 +189,48 @@ def test_yaml_cannot_run_code(tmp_path: Path):
 def test_the_target_decides_where_the_model_runs(small_recipe: Recipe, target: str, first: str):
     settings = encoder_settings(small_recipe.model_copy(update={"target": target}))
     assert settings.providers[0] == first
+
+
+CLASSIFIER = {"task": "classify", "evaluation": {"data": {"kind": "trec", "classes": 6}}}
+GRAPH = {"kind": "onnx", "graph": "m.onnx", "tokenizer": "tokenizer.json", "licence": "MIT"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"variants": ["student-int8"]}, "student variants need distill.student"),
+        ({"variants": ["static"]}, "static variants need distill.static"),
+        (
+            {"variants": ["student-int8"], "distill": {"student": {"layers": [0]}}},
+            "holds none, name distill.texts",
+        ),
+        ({"fine_tune": {}}, "fine_tune trains classifiers"),
+        ({"source": GRAPH}, "use variants given, given-fused, int8 or qdq"),
+        ({"variants": ["given"]}, "`given` is the variant of a raw ONNX graph: use fp32"),
+        (
+            {"gate": {"max_absolute_loss": {"accuracy": 0.1}}},
+            "gate: no metric accuracy for embed: use ndcg@10, recall@1, recall@10, mrr@10",
+        ),
+        (CLASSIFIER | {"serving": {"vectors": "int8"}}, "serving.vectors is for embedders"),
+    ],
+)
+def test_sections_that_do_not_fit_together_are_refused_with_advice(
+    write_recipe: Write, changes: dict[str, Any], advice: str
+):
+    assert advice in refusal(write_recipe(**changes))
+
+
+def test_the_digest_is_of_what_a_recipe_means_and_not_of_where_its_files_lie(tiny_recipe: Recipe):
+    moved = tiny_recipe.source.model_copy(update={"directory": Path("/elsewhere/tiny-model0")})
+    renamed = tiny_recipe.source.model_copy(update={"directory": Path("/elsewhere/other")})
+    digests = [
+        recipe_digest(tiny_recipe.model_copy(update=changes))
+        for changes in (
+            {"source": moved},
+            {"source": moved.model_copy(update={"directory": Path("/tiny-model0")})},
+            {"source": renamed},
+            {"max_tokens": 32},
+        )
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3

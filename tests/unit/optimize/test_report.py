@@ -7,43 +7,79 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from models.manifest import Evidence
+from models.manifest import Evidence, Interval, LengthSpeed, VectorFigures
+from models.prices import find_price, load_prices
+from optimize.outcome import Outcome, VariantReport
 from optimize.report import (
-    Outcome,
-    VariantReport,
     print_outcome,
     render_markdown,
     render_page,
     write_reports,
 )
+from optimize.waterfall import waterfall
 
 REASONS = {
-    "int8": ["nDCG@10 loss 0.10%: the recipe allows 1.00%", "4.25x faster at batch 1"],
-    "fp32": ["0.80x the baseline's speed at batch 1, the recipe asks for 1.1x"],
+    "int8": ["ndcg@10 loss 0.10%: the recipe allows 1.00%", "4.25x faster at batch 1"],
+    "fp32": ["too slow: 0.80x the baseline's speed at batch 1, the recipe asks for 1.1x"],
 }
+
+
+QUALITY = Interval(value=0.8765, low=0.871, high=0.882)
+METRICS = ("ndcg@10", "recall@1", "recall@10", "mrr@10")
+
+
+def with_details(evidence: Evidence) -> Evidence:
+    """The same evidence with a segment, a timed length and a footprint."""
+    (first, *_) = evidence.speed
+    return evidence.model_copy(
+        update={
+            "segments": {"up to 8 words": dict.fromkeys(METRICS, QUALITY)},
+            "lengths": [LengthSpeed(**first.model_dump(), tokens=tokens) for tokens in (16, 64)],
+            "memory_bytes": 150 * 2**20,
+        }
+    )
 
 
 @pytest.fixture
 def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
     rows = [("pytorch", "baseline", 1.0), ("fp32", "rejected", 0.8), ("int8", "accepted", 4.25)]
+    variants = [
+        VariantReport(
+            name=name,
+            evidence=with_details(make_evidence({1: speedup, 32: 2 * speedup}, 100 * speedup)),
+            verdict=verdict,
+            reasons=REASONS.get(name, []),
+            notes=["two operators stay in FP32"] if name == "int8" else [],
+        )
+        for name, verdict, speedup in rows
+    ]
+    price = find_price(load_prices(), "aws-c7i.large")
+    evidence = {variant.name: variant.evidence for variant in variants}
     return Outcome(
         name="search-encoder",
+        task="embed",
+        target="cpu",
+        primary="ndcg@10",
         repository="build/repository",
         repository_changed=True,
         digest="0" * 64,
         chosen="int8",
         baseline="pytorch",
-        variants=[
-            VariantReport(
-                name=name,
-                evidence=make_evidence({1: speedup, 32: 2 * speedup}),
-                verdict=verdict,
-                reasons=REASONS.get(name, []),
+        variants=variants,
+        stored_vectors=[
+            VectorFigures(
+                stored_as="binary",
+                bytes_per_vector=48,
+                quality=dict.fromkeys(METRICS, QUALITY),
+                rescored=40,
+                rescored_with="int8",
             )
-            for name, verdict, speedup in rows
         ],
-        questions=7119,
-        passages=5506,
+        price=price,
+        usd_per_million={"pytorch": 0.25, "fp32": 0.3, "int8": 0.06},
+        waterfall=waterfall(evidence, "pytorch", "int8", None, price),
+        tuning=None,
+        data_summary="7,119 held-out questions over 5,506 passages",
         data_provenance="BoolQ; CC BY-SA 3.0",
         hardware={"cpu": "Fast CPU", "cores": "2", "memory": "24 GiB", "gpu": "none"},
         tool_versions={"onnxruntime": "1.31.1"},
@@ -77,7 +113,7 @@ def test_the_page_loads_nothing_from_elsewhere(outcome: Outcome):
     page = render_page(outcome)
     tags = Tags(page)
     names = [name for name, _ in tags.found]
-    assert names.count("svg") == 2
+    assert names.count("svg") == 5
     assert names.count("style") >= 1
     assert not {"script", "link", "img", "iframe", "object", "image"} & set(names)
     loads = [
@@ -102,6 +138,29 @@ def test_the_page_shows_every_variant_with_its_numbers_and_reasons(outcome: Outc
     assert "int8 is packaged in build/repository" in text
 
 
+def test_the_page_shows_what_each_step_costs_and_how_vectors_may_be_stored(outcome: Outcome):
+    text = " ".join(Tags(render_page(outcome)).text.split())
+    assert "pytorch, one request at a time 80 0.310" in text  # 12.5 ms at $0.08925 an hour
+    assert "int8, batches of 32 425 0.058" in text
+    assert "binary 48 best 40 by int8 0.8765 [0.871, 0.882]" in text
+    assert "up to 8 words 0.8765 [0.871, 0.882]" in text
+    assert "int8: two operators stay in FP32" in text
+
+
+def test_a_run_without_timings_has_a_page_without_costs(outcome: Outcome):
+    untimed = [
+        variant.model_copy(
+            update={"evidence": variant.evidence.model_copy(update={"speed": [], "lengths": []})}
+        )
+        for variant in outcome.variants
+    ]
+    page = render_page(
+        outcome.model_copy(update={"variants": untimed, "usd_per_million": {}, "waterfall": []})
+    )
+    assert "From demo to production" not in page
+    assert page.count("<svg") == 1
+
+
 def test_the_page_says_when_nothing_passed(nothing_passed: Outcome):
     text = Tags(render_page(nothing_passed)).text
     assert "No variant passed the gate: nothing was packaged." in text
@@ -112,8 +171,9 @@ def test_names_and_reasons_cannot_bring_tags_into_the_page(outcome: Outcome):
     spoiled = VariantReport(
         name="<script>alert(1)</script>",
         evidence=outcome.variants[0].evidence,
-        verdict="<img src=x>",
+        verdict="rejected <img src=x>",
         reasons=["<iframe>"],
+        notes=[],
     )
     page = render_page(
         outcome.model_copy(update={"variants": [spoiled], "chosen": spoiled.name, "name": "<b>"})
@@ -127,16 +187,18 @@ def test_the_markdown_table_has_the_numbers_of_every_variant(outcome: Outcome):
     assert lines[0] == "# search-encoder: int8"
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
     headings, _, *rows = table
-    assert headings[4:6] == [f"batch {n}: p50 / p99 ms (speed-up)" for n in (1, 32)]
+    assert headings[5:7] == [f"batch {n}: p50 / p99 ms (speed-up)" for n in (1, 32)]
     assert {len(row) for row in table} == {len(headings)}
     assert rows[2] == [
         "int8",
         "0.8765 [0.871, 0.882]",
         "0.876",
         "0.876",
+        "0.876",
         "12.5 / 31.5 (4.25x)",
         "12.5 / 31.5 (8.50x)",
         "23 MB",
+        "150 MiB",
         "accepted",
     ]
     for name, reasons in REASONS.items():

@@ -19,7 +19,7 @@ def with_serving(recipe: Recipe, **changes: int) -> Recipe:
 
 
 def test_the_configuration_says_what_goes_in_and_out(small_recipe: Recipe):
-    config = text_encoder_config(small_recipe, embedding_dim=384)
+    config = text_encoder_config(small_recipe, output_dim=384)
     assert (config.name, config.backend) == ("search-encoder", "python")
     assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [
         ("text", pb.TYPE_STRING, [1])

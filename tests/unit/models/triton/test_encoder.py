@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from models.triton.text_encoder.encoder import TextEncoder, open_tokenizer, padded_inputs
+from models.triton.text_encoder.encoder import TextEncoder
+from models.triton.text_encoder.tokens import open_tokenizer, padded_inputs
 
 SPECIAL_TOKENS = 2
 
@@ -36,8 +37,8 @@ def test_token_counts_are_of_the_whole_texts_before_truncation(
 def test_a_batch_answers_like_one_text_at_a_time_in_the_same_order(
     encoder: TextEncoder, texts: list[str]
 ):
-    together = encoder.encode(texts).embeddings
-    alone = np.concatenate([encoder.encode([text]).embeddings for text in texts])
+    together = encoder.encode(texts).outputs
+    alone = np.concatenate([encoder.encode([text]).outputs for text in texts])
     assert together.dtype == np.float32
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
@@ -46,7 +47,7 @@ def test_a_long_text_is_read_up_to_its_last_token_that_fits(encoder: TextEncoder
     fitting = encoder.settings.max_tokens - SPECIAL_TOKENS
     words = [f"w{number}" for number in range(60)]
     whole, cut, shorter = (
-        encoder.encode([" ".join(words[:size])]).embeddings for size in (60, fitting, fitting - 1)
+        encoder.encode([" ".join(words[:size])]).outputs for size in (60, fitting, fitting - 1)
     )
     np.testing.assert_allclose(whole, cut, atol=1e-6)
     assert not np.allclose(whole, shorter, atol=1e-3)
@@ -55,7 +56,7 @@ def test_a_long_text_is_read_up_to_its_last_token_that_fits(encoder: TextEncoder
 def test_an_empty_text_is_its_special_tokens(encoder: TextEncoder):
     encoded = encoder.encode(["", "w1"])
     assert encoded.token_counts.tolist() == [SPECIAL_TOKENS, SPECIAL_TOKENS + 1]
-    np.testing.assert_allclose(np.linalg.norm(encoded.embeddings, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(encoded.outputs, axis=1), 1, atol=1e-6)
 
 
 def test_no_texts_are_refused(encoder: TextEncoder):
@@ -82,10 +83,10 @@ def test_padding_that_a_stored_tokenizer_asks_for_is_left_to_the_batches(
 
 def test_threads_may_share_an_encoder(encoder: TextEncoder):
     texts = [" ".join([f"w{number}"] * (1 + number % 30)) for number in range(50)]
-    alone = encoder.encode(texts).embeddings
+    alone = encoder.encode(texts).outputs
     with ThreadPoolExecutor(4) as pool:
         for encoded in pool.map(encoder.encode, [texts] * 20):
-            np.testing.assert_allclose(encoded.embeddings, alone, atol=1e-6)
+            np.testing.assert_allclose(encoded.outputs, alone, atol=1e-6)
 
 
 @pytest.mark.parametrize(("stored", "workers"), [(3, 3), (0, len(os.sched_getaffinity(0)))])

@@ -17,7 +17,7 @@ from serving.gateway.metrics import Trace
 from serving.gateway.model_client import Embedded
 from serving.gateway.validation import Rules
 
-RULES = Rules(model="search", embedding_dim=2, max_tokens=8, max_texts=4, max_text_bytes=100)
+RULES = Rules(model="search", output_dim=2, max_tokens=8, max_texts=4, max_text_bytes=100)
 
 
 async def words_as_tokens(texts: Sequence[str], deadline_s: float) -> Embedded:

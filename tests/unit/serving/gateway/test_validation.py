@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from serving.errors import InvalidRequestError, ModelNotFoundError, RequestError
 from serving.gateway.validation import Rules, check_token_counts, validate
 
-RULES = Rules(model="search", embedding_dim=384, max_tokens=256, max_texts=4, max_text_bytes=100)
+RULES = Rules(model="search", output_dim=384, max_tokens=256, max_texts=4, max_text_bytes=100)
 
 
 def body(**fields: object) -> bytes:

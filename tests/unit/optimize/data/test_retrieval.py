@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from optimize.data import compress
+from optimize.data import folder_digests
+from optimize.data.boolq import compress
+from optimize.data.retrieval import Retrieval, read_retrieval
 from optimize.errors import SourceError
-from optimize.evaluation import evaluation_digests, read_evaluation
+from optimize.sections import Evaluation, FolderData
 
 LINES = {
     "questions": [
@@ -14,6 +16,10 @@ LINES = {
     "passages": ['{"id": "a", "text": "A -- one"}', '{"id": "b", "text": "B -- two"}'],
     "calibration": ['{"text": "a text"}'],
 }
+
+
+def read_evaluation(folder: Path, **needed: int) -> Retrieval:
+    return read_retrieval(folder, Evaluation(data=FolderData(folder=folder), **needed))
 
 
 @pytest.fixture
@@ -56,11 +62,11 @@ def test_damaged_data_is_refused(data: Path, content: bytes):
 
 
 def test_other_data_has_other_digests(data: Path):
-    before = evaluation_digests(data)
+    before = folder_digests(data)
     (data / "calibration.jsonl.gz").write_bytes(compress(["{}"]))
-    after = evaluation_digests(data)
-    assert before.keys() == after.keys() == set(LINES)
-    assert {name for name in before if before[name] != after[name]} == {"calibration"}
+    after = folder_digests(data)
+    assert before.keys() == after.keys() == {f"{name}.jsonl.gz" for name in LINES}
+    assert {name for name in before if before[name] != after[name]} == {"calibration.jsonl.gz"}
 
 
 def test_the_origin_and_the_licence_are_told_or_said_to_be_unknown(data: Path):
@@ -76,3 +82,36 @@ def test_a_damaged_provenance_is_named(data: Path, content: str):
     (data / "PROVENANCE.json").write_text(content)
     with pytest.raises(SourceError, match=r"PROVENANCE\.json cannot be read"):
         read_evaluation(data)
+
+
+def test_as_many_questions_are_read_as_the_recipe_wants(data: Path):
+    assert read_evaluation(data, max_questions=1).questions == ["second?"]
+
+
+def test_questions_are_reported_apart_by_length_and_by_their_own_segment(data: Path):
+    rows = [
+        '{"question": "second?", "passage_id": "b", "segment": "short"}',
+        '{"question": "' + "word " * 9 + '", "passage_id": "a"}',
+    ]
+    (data / "questions.jsonl.gz").write_bytes(compress(rows))
+    segments = read_evaluation(data).segments
+    found = {name: rows.tolist() for name, rows in segments.items()}
+    assert found == {"up to 8 words": [0], "9 to 10 words": [1], "short": [0]}
+
+
+@pytest.mark.parametrize(
+    ("needed", "shortage"),
+    [
+        ({"min_questions": 2, "min_passages": 2}, None),
+        ({"min_questions": 3}, "2 questions evaluated, the recipe asks for 3"),
+        (
+            {"min_questions": 2, "min_passages": 3},
+            "2 passages evaluated, the recipe asks for 3",
+        ),
+    ],
+)
+def test_a_shortage_of_data_is_told_in_numbers(
+    data: Path, needed: dict[str, int], shortage: str | None
+):
+    evaluation = Evaluation(data=FolderData(folder=data), **needed)
+    assert read_retrieval(data, evaluation).shortage(evaluation) == shortage

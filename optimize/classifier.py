@@ -1,0 +1,61 @@
+"""A classifier on disk: the encoder as a Hugging Face directory, and beside it the head, the names of the
+classes and the temperature.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from optimize.distill.layers import save_beside_tokenizer
+from optimize.errors import SourceError
+from optimize.load import Attention, SourceModel, open_transformer, read_pooling
+from optimize.modules import Classifier
+
+HEAD, LABELS, TEMPERATURE = "head.safetensors", "labels.json", "temperature.json"
+
+
+def save_classifier(
+    model: Classifier, labels: Sequence[str], source: Path, destination: Path
+) -> None:
+    """Write all of it to `destination`; tokenizer and pooling come from `source`."""
+    save_beside_tokenizer(model.encoder, source, destination)
+    save_file(dict(model.head.state_dict()), destination / HEAD)
+    (destination / LABELS).write_text(json.dumps(list(labels), indent=2) + "\n")
+    temperature = json.dumps({"temperature": model.temperature})
+    (destination / TEMPERATURE).write_text(temperature + "\n")
+
+
+def open_classifier(directory: Path, max_tokens: int, attention: Attention = "sdpa") -> SourceModel:
+    """Open it for probabilities [N, classes]. Raises SourceError when a part is missing or damaged."""
+    if not (directory / HEAD).is_file():
+        raise SourceError(
+            "this model has no classification head yet: add fine_tune to the recipe, so that one is "
+            "trained on the labelled data"
+        )
+    tokenizer, encoder = open_transformer(directory, max_tokens, "embed", attention)
+    labels = json.loads((directory / LABELS).read_text())
+    temperature = json.loads((directory / TEMPERATURE).read_text())["temperature"]
+    model = Classifier(encoder, read_pooling(directory), len(labels), temperature)
+    model.head.load_state_dict(load_file(directory / HEAD))
+    return SourceModel(model.eval(), tokenizer)
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The temperature that makes the labels [N] most likely under softmax(logits [N, C] / temperature).
+
+    Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    log_temperature = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = torch.nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return float(log_temperature.exp())

@@ -1,0 +1,228 @@
+"""What is measured of the baseline and of every variant: quality, speed, memory, processor time, size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from models.manifest import Evidence, Interval, LengthSpeed, Speed, gpu_model, hardware_facts
+from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
+from models.triton.text_encoder.tokens import open_tokenizer
+from optimize.build import Built
+from optimize.footprint import write_footprints
+from optimize.gate import Decision, Losses, decide
+from optimize.opening import open_baseline
+from optimize.package import served_code_digest
+from optimize.quality import Encode, Measure, bootstrap_losses, bootstrap_metrics
+from optimize.recipe import Recipe, encoder_settings
+from optimize.sbom import DataSet
+from optimize.speed import write_speeds
+from optimize.steps import Step, Workspace, code_digest
+from optimize.tasks import PREDICTIONS, TASKS
+from optimize.tools import tool_versions
+from optimize.variants import parse_variant
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The baseline and the variants, opened on first use: a run that repeats nothing opens none."""
+
+    recipe: Recipe
+    data: Any
+    data_digests: Mapping[str, str]
+    data_sets: Sequence[DataSet]
+    built: Built
+
+    @property
+    def baseline(self) -> str:
+        """What the source is called: eager FP32 as in a notebook, or a raw graph as it was brought."""
+        return "onnx" if self.recipe.has_raw_graph else "pytorch"
+
+    @cached_property
+    def openers(self) -> dict[str, Callable[[], Encode]]:
+        """How to open each for encoding, the baseline first; picklable, for processes of their own."""
+        model, settings = self.built.model.directory, encoder_settings(self.recipe)
+        openers: dict[str, Callable[[], Encode]] = {
+            self.baseline: partial(open_baseline, model, self.recipe)
+        }
+        for name, step in self.built.variants.items():
+            graph, tokenizer = step.directory / "model.onnx", model / "tokenizer.json"
+            openers[name] = partial(open_variant, graph, tokenizer, settings)
+        return openers
+
+    @cached_property
+    def encoders(self) -> dict[str, Encode]:
+        """All of them, open at the same time."""
+        return {name: opener() for name, opener in self.openers.items()}
+
+    def open(self, name: str) -> Encode:
+        """How to encode with one of them."""
+        return self.encoders[name]
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that all of them share."""
+        return open_tokenizer(self.built.model.directory / "tokenizer.json", self.recipe.max_tokens)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digest of each candidate's files, the baseline first."""
+        steps = self.built.variants.items()
+        return {self.baseline: self.built.model.digest} | {name: s.digest for name, s in steps}
+
+    @cached_property
+    def conditions(self) -> dict[str, Any]:
+        """What decides a measurement beside the model: data, settings, code and tools."""
+        return {
+            "data": self.data_digests,
+            "evaluation": self.recipe.evaluation.model_dump(mode="json", exclude={"data"}),
+            "settings": asdict(encoder_settings(self.recipe)),
+            "code": [served_code_digest(), code_digest(open_baseline)],
+            "tools": tool_versions(),
+        }
+
+
+def open_variant(graph: Path, tokenizer: Path, settings: EncoderSettings) -> Encode:
+    """A variant as it is served."""
+    encoder = TextEncoder(
+        open_session(graph, settings), open_tokenizer(tokenizer, settings.max_tokens), settings
+    )
+    return partial(outputs_only, encoder)
+
+
+def outputs_only(encoder: TextEncoder, items: Any) -> Any:
+    """What the model gives, without token counts."""
+    return encoder.encode(items).outputs
+
+
+def encodes_queries_only(recipe: Recipe, variant: str) -> bool:
+    """Whether a variant is a student that answers over its teacher's document vectors."""
+    return recipe.task == "embed" and parse_variant(variant).family != "source"
+
+
+def measure_quality(candidates: Candidates, workspace: Workspace) -> dict[str, Step]:
+    """The predictions of every candidate on the held-out data."""
+    task = TASKS[candidates.recipe.task]
+    steps: dict[str, Step] = {}
+    for name, digest in candidates.digests.items():
+        documents = None
+        if name != candidates.baseline and encodes_queries_only(candidates.recipe, name):
+            documents = steps[candidates.baseline]
+        steps[name] = workspace.step(
+            f"quality-{name}",
+            {
+                "model": digest,
+                "documents": documents.digest if documents else None,
+                **candidates.conditions,
+            },
+            partial(
+                task.write_predictions,
+                partial(candidates.open, name),
+                candidates.data,
+                documents.directory if documents else None,
+            ),
+        )
+    return steps
+
+
+def measure_speeds(candidates: Candidates, workspace: Workspace) -> Step | None:
+    """Latency and throughput per candidate, interleaved in one run on this machine.
+
+    None for a GPU target on a machine without a GPU: timings of its CPU would say nothing.
+    """
+    if is_other_hardware(candidates.recipe):
+        return None
+    run = candidates.recipe.speed
+    make = partial(
+        write_speeds,
+        lambda: candidates.encoders,
+        candidates.baseline,
+        candidates.data.speed_items,
+        candidates.tokenizer,
+        run,
+    )
+    inputs = {
+        "models": candidates.digests,
+        "hardware": hardware_facts(),
+        **run.model_dump(),
+        **candidates.conditions,
+    }
+    return workspace.step("speed", inputs, make)
+
+
+def is_other_hardware(recipe: Recipe) -> bool:
+    """Whether the recipe's target is not the machine that it runs on."""
+    return recipe.target == "gpu" and gpu_model() == "none"
+
+
+def measure_footprints(candidates: Candidates, workspace: Workspace) -> Step:
+    """Memory and processor time of a fresh process per candidate."""
+    return workspace.step(
+        "footprint",
+        {"models": candidates.digests, "hardware": hardware_facts(), **candidates.conditions},
+        partial(write_footprints, candidates.openers, candidates.data.speed_items),
+    )
+
+
+def collect_evidence(
+    candidates: Candidates, quality: Mapping[str, Step], speed: Step | None, footprint: Step
+) -> dict[str, Evidence]:
+    """Everything that was measured, per candidate."""
+    speeds = speed.read_json("speed.json") if speed else {}
+    lengths = speed.read_json("lengths.json") if speed else {}
+    footprints = footprint.read_json("footprint.json")
+    weights = {candidates.baseline: candidates.built.weights} | {
+        name: step.directory / "model.onnx" for name, step in candidates.built.variants.items()
+    }
+    found = {}
+    for name in candidates.digests:
+        measure = measure_of(candidates, quality[name])
+        segments = candidates.data.segments.items()
+        found[name] = Evidence(
+            quality=bootstrap_metrics(measure, all_rows(candidates)),
+            segments={segment: bootstrap_metrics(measure, rows) for segment, rows in segments},
+            speed=[Speed(**values) for values in speeds.get(name, [])],
+            lengths=[LengthSpeed(**values) for values in lengths.get(name, [])],
+            size_bytes=weights[name].stat().st_size,
+            **footprints[name],
+        )
+    return found
+
+
+def measure_of(candidates: Candidates, quality: Step) -> Measure:
+    """Every metric of one candidate's predictions over some rows."""
+    predictions = np.load(quality.directory / PREDICTIONS)
+    return partial(TASKS[candidates.recipe.task].measure, candidates.data, predictions)
+
+
+def all_rows(candidates: Candidates) -> Any:
+    """Every row of the held-out data."""
+    return np.arange(candidates.data.examples)
+
+
+def judge(
+    candidates: Candidates, quality: Mapping[str, Step], evidence: Mapping[str, Evidence]
+) -> list[Decision]:
+    """The gate's verdict on each variant."""
+    recipe = candidates.recipe
+    shortage = candidates.data.shortage(recipe.evaluation)
+    losses = losses_of(candidates, quality)
+    return [
+        decide(name, evidence[name], losses[name], shortage, recipe.gate)
+        for name in candidates.built.variants
+    ]
+
+
+def losses_of(candidates: Candidates, quality: Mapping[str, Step]) -> dict[str, Losses]:
+    """What each variant loses against the baseline, resampled in pairs."""
+    relative = tuple(candidates.recipe.gate.max_relative_loss)
+    measures = {name: measure_of(candidates, step) for name, step in quality.items()}
+    baseline = measures.pop(candidates.baseline)
+    losses: dict[str, dict[str, Interval]] = {
+        name: bootstrap_losses(measure, baseline, all_rows(candidates), relative)
+        for name, measure in measures.items()
+    }
+    return dict(losses)

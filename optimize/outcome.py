@@ -1,0 +1,112 @@
+"""One run of the pipeline as a value: everything that its reports show."""
+
+from collections.abc import Mapping, Sequence
+
+from models.prices import Price, usd_per_million
+
+from models.manifest import (
+    Evidence,
+    Record,
+    Task,
+    Tuning,
+    VectorFigures,
+    hardware_facts,
+)
+from optimize.gate import Decision
+from optimize.measure import Candidates
+from optimize.package import Published
+from optimize.proof import Proof
+from optimize.tasks import TASKS
+from optimize.tools import tool_versions
+from optimize.waterfall import Stage, largest, waterfall
+
+
+class VariantReport(Record):
+    """One row: a candidate, what was measured and the gate's words on it.
+
+    `notes` says how the variant was made, where there is more to say than its name.
+    """
+
+    name: str
+    evidence: Evidence
+    verdict: str
+    reasons: list[str]
+    notes: list[str]
+
+
+class Outcome(Record):
+    """One run of the pipeline. `chosen` is None when nothing passed the gate."""
+
+    name: str
+    task: Task
+    target: str
+    primary: str
+    repository: str
+    repository_changed: bool
+    digest: str | None
+    chosen: str | None
+    baseline: str
+    variants: list[VariantReport]
+    stored_vectors: list[VectorFigures]
+    price: Price
+    usd_per_million: dict[str, float]
+    waterfall: list[Stage]
+    tuning: Tuning | None
+    data_summary: str
+    data_provenance: str
+    hardware: dict[str, str]
+    tool_versions: dict[str, str]
+
+
+def describe(
+    candidates: Candidates,
+    evidence: Mapping[str, Evidence],
+    decisions: Sequence[Decision],
+    chosen: str | None,
+    published: Published,
+    proof: Proof | None,
+    price: Price,
+) -> Outcome:
+    """Everything the reports show; `proof` is what the manifest says, where something was packaged."""
+    recipe, verdicts = candidates.recipe, {d.variant: d for d in decisions}
+    tuning = proof.tuning if proof else None
+    return Outcome(
+        name=recipe.name,
+        task=recipe.task,
+        target=recipe.target,
+        primary=TASKS[recipe.task].primary,
+        repository=str(published.repository),
+        repository_changed=published.changed,
+        digest=published.digest,
+        chosen=chosen,
+        baseline=candidates.baseline,
+        variants=[
+            VariantReport(
+                name=name,
+                evidence=evidence[name],
+                verdict=verdicts[name].verdict if name in verdicts else "baseline",
+                reasons=verdicts[name].reasons if name in verdicts else [],
+                notes=candidates.built.notes(name),
+            )
+            for name in candidates.digests
+        ],
+        stored_vectors=proof.stored_vectors if proof else [],
+        price=price,
+        usd_per_million={
+            name: usd_per_million(price.usd_per_hour, largest(measured).throughput_texts_per_s)
+            for name, measured in evidence.items()
+            if measured.speed
+        },
+        waterfall=waterfall(evidence, candidates.baseline, chosen, tuning, price),
+        tuning=tuning,
+        data_summary=candidates.data.summary,
+        data_provenance=candidates.data.provenance,
+        hardware=hardware_facts(),
+        tool_versions=tool_versions(),
+    )
+
+
+def metrics_of(outcome: Outcome) -> list[str]:
+    """The task's metrics, the primary one first."""
+    others = [name for name in outcome.variants[0].evidence.quality if name != outcome.primary]
+    return [outcome.primary, *others]

@@ -1,0 +1,124 @@
+"""The package step: the chosen variant with everything that is known of it, as a Triton repository."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.manifest import Evidence, ReferenceProfile, Source, VectorFigures, hardware_facts
+from optimize.gate import Decision
+from optimize.measure import Candidates, encodes_queries_only
+from optimize.package import Parts, assemble, configs_of, served_code_digest
+from optimize.profile import reference_profile
+from optimize.proof import Proof
+from optimize.recipe import recipe_digest
+from optimize.sbom import runtime_packages
+from optimize.steps import Step, Workspace
+from optimize.tasks import PREDICTIONS
+from optimize.tasks.embed import PASSAGES, QUESTIONS
+from optimize.tools import tool_versions
+from optimize.vectors import vector_figures
+
+
+def prove(
+    candidates: Candidates,
+    workspace: Workspace,
+    quality: Mapping[str, Step],
+    evidence: Mapping[str, Evidence],
+    decisions: list[Decision],
+    chosen: str,
+) -> Proof:
+    """What the manifest says beside the files."""
+    reference = profile(candidates, workspace, quality, chosen)
+    source = Source.model_validate(candidates.built.source.read_json("source.json"))
+    return Proof(
+        variant=chosen,
+        output_dim=reference.read_json("output.json")["dim"],
+        labels=labels_of(candidates.data),
+        temperature=candidates.built.temperature(chosen),
+        space=source.weights_sha256,
+        encodes="queries" if is_student(candidates, chosen) else "texts",
+        source=source,
+        evidence=evidence[chosen],
+        baseline=evidence[candidates.baseline],
+        gate=[f"{d.variant} {d.verdict}: {'; '.join(d.reasons)}" for d in decisions],
+        stored_vectors=[
+            VectorFigures.model_validate(figure) for figure in reference.read_json("vectors.json")
+        ],
+        profile=ReferenceProfile.model_validate(reference.read_json("profile.json")),
+        data_provenance=[candidates.data.provenance],
+        recipe_sha256=recipe_digest(candidates.recipe),
+        hardware=hardware_facts(),
+        tool_versions=tool_versions(),
+    )
+
+
+def profile(
+    candidates: Candidates, workspace: Workspace, quality: Mapping[str, Step], chosen: str
+) -> Step:
+    """What the held-out data looks like to the chosen variant, and its vectors in fewer bits."""
+    passages = quality[candidates.baseline if is_student(candidates, chosen) else chosen]
+    inputs = {
+        "model": candidates.digests[chosen],
+        "predictions": quality[chosen].digest,
+        "passages": passages.digest,
+        "data": candidates.data_digests,
+    }
+    make = partial(write_profile, candidates, quality[chosen].directory, passages.directory)
+    return workspace.step("profile", inputs, make, also=[reference_profile, vector_figures])
+
+
+def write_profile(
+    candidates: Candidates, predictions: Path, passages: Path, destination: Path
+) -> None:
+    """The profile step: profile.json, and vectors.json with the figures of an embedder."""
+    task, data = candidates.recipe.task, candidates.data
+    tokenizer = candidates.tokenizer()
+    tokenizer.no_truncation()
+    tokens = [len(encoding) for encoding in tokenizer.encode_batch_fast(data.profile_items)]
+    embeddings = np.load(predictions / QUESTIONS) if task == "embed" else None
+    probabilities = np.load(predictions / PREDICTIONS) if task == "classify" else None
+    found = reference_profile(np.array(tokens), embeddings, probabilities, labels_of(data))
+    (destination / "profile.json").write_text(found.model_dump_json(indent=2) + "\n")
+    figures: list[VectorFigures] = []
+    if embeddings is not None:
+        figures = vector_figures(embeddings, np.load(passages / PASSAGES), data.relevant)
+    outputs = embeddings if embeddings is not None else probabilities
+    dim = 1 if outputs is None else outputs.shape[1]
+    (destination / "output.json").write_text(json.dumps({"dim": dim}) + "\n")
+    stored = [figure.model_dump() for figure in figures]
+    (destination / "vectors.json").write_text(json.dumps(stored, indent=2) + "\n")
+
+
+def package(candidates: Candidates, workspace: Workspace, proof: Proof) -> Step:
+    """The proved variant as a complete Triton repository with its manifest."""
+    recipe, built = candidates.recipe, candidates.built
+    model = built.variants[proof.variant]
+    parts = Parts(
+        graph=model.directory / "model.onnx",
+        tokenizer=built.model.directory / "tokenizer.json",
+        data_sets=candidates.data_sets,
+        packages=runtime_packages(recipe.target),
+    )
+    inputs = {
+        "model": model.digest,
+        "tokenizer": built.model.digest,
+        "served_code": served_code_digest(),
+        "config": [str(config) for config in configs_of(recipe, proof, parts.graph)],
+        "proof": proof.model_dump(mode="json"),
+        "bill": [str(part) for part in (*parts.data_sets, *parts.packages)],
+    }
+    return workspace.step("package", inputs, partial(assemble, recipe, parts, proof))
+
+
+def is_student(candidates: Candidates, variant: str) -> bool:
+    """Whether the variant answers over its teacher's document vectors."""
+    return encodes_queries_only(candidates.recipe, variant)
+
+
+def labels_of(data: Any) -> list[str]:
+    """The names of a classifier's classes, in the order of its probabilities."""
+    return list(getattr(data, "label_names", ()))

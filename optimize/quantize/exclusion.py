@@ -1,0 +1,50 @@
+"""Which operators to leave in FP32 so that a quantized graph keeps its outputs: a pure search."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+Score = Callable[[Sequence[str]], float]  # the likeness of the outputs without these operators
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The operators left in FP32, and what that gained."""
+
+    operators: list[str]
+    before: float
+    after: float
+    limit: float
+
+    @property
+    def words(self) -> str:
+        """The same in a sentence."""
+        if not self.operators:
+            return f"every product quantized: mean cosine {self.before:.4f} to FP32"
+        held = "" if self.after >= self.limit else f", still below {self.limit:g}"
+        return (
+            f"{len(self.operators)} of the most sensitive products left in FP32 "
+            f"({', '.join(self.operators)}): mean cosine {self.before:.4f} -> {self.after:.4f}{held}"
+        )
+
+
+def exclude_until_held(
+    operators: Sequence[str], score: Score, limit: float, max_excluded: int
+) -> Excluded:
+    """Leave out the operators that cost most, one more at a time, until `score` reaches `limit`.
+
+    What an operator costs is what leaving out it alone gains; the ranking is made once. At most
+    `max_excluded` are left out, whether that holds the limit or not.
+    """
+    before = score([])
+    if before >= limit or max_excluded == 0:
+        return Excluded([], before, before, limit)
+    gains = {operator: score([operator]) for operator in operators}
+    ranked = sorted(operators, key=lambda operator: -gains[operator])
+    left_out: list[str] = []
+    after = before
+    for operator in ranked[:max_excluded]:
+        left_out.append(operator)
+        after = score(left_out)
+        if after >= limit:
+            break
+    return Excluded(left_out, before, after, limit)

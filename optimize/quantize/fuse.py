@@ -1,0 +1,38 @@
+"""ONNX Runtime's own transformer fusions: fewer, larger operators. Whether they pay is measured."""
+
+import logging
+from pathlib import Path
+
+import onnx
+from onnxruntime.transformers.optimizer import optimize_model
+
+from optimize.errors import QuantizeError
+from optimize.quantize.graph import notes_of, refuse_unusable
+
+RUNTIME_DOMAIN = "com.microsoft"
+
+
+def fuse(graph: Path, destination: Path) -> None:
+    """Write `destination`/model.onnx with fused attention, normalisation and GELU where they are found.
+
+    Raises QuantizeError when nothing of the graph could be fused: the variant would be a copy.
+    """
+    refuse_unusable(graph)
+    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    # 0 heads and 0 hidden: read off the graph.
+    fused = optimize_model(str(graph), model_type="bert", num_heads=0, hidden_size=0, opt_level=0)
+    found = {name: n for name, n in fused.get_fused_operator_statistics().items() if n}
+    if not found:
+        raise QuantizeError(
+            "ONNX Runtime found nothing to fuse in this graph: drop the -fused variants"
+        )
+    path = destination / "model.onnx"
+    fused.save_model_to_file(str(path))
+    counted = ", ".join(f"{n} {name}" for name, n in sorted(found.items()))
+    notes_of(destination, f"fused: {counted}")
+
+
+def runtime_operators(graph: Path) -> set[str]:
+    """The operators that only ONNX Runtime has: other engines cannot take the graph."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return {node.op_type for node in nodes if node.domain == RUNTIME_DOMAIN}

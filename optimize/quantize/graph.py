@@ -1,0 +1,48 @@
+"""What all quantizers share: reading a graph, refusing one that cannot be used, noting what was done."""
+
+import json
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from optimize.errors import QuantizeError
+
+FLOAT = onnx.TensorProto.FLOAT
+MAX_BYTES = 2 * 10**9  # of a graph in one file; larger ones keep their weights beside it
+NOTES = "notes.json"
+
+
+def refuse_unusable(graph: Path) -> None:
+    """Raise QuantizeError when the graph is too large, damaged or has operators that nobody knows."""
+    if graph.stat().st_size > MAX_BYTES or list(graph.parent.glob("*.data")):
+        raise QuantizeError(
+            f"{graph.name} keeps its weights in files of their own or is over 2 GB: quantize a smaller "
+            "model, or a student of it"
+        )
+    try:
+        ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a class of its own for each cause
+        raise QuantizeError(
+            f"ONNX Runtime {ort.__version__} cannot run {graph.name} ({error}): export it with another "
+            "opset, or without the operators named here"
+        ) from error
+
+
+def weight_matmuls(graph: Path) -> list[str]:
+    """The names of the matrix products with weights, in the graph's order."""
+    model = onnx.load(graph, load_external_data=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and any(name in weights for name in node.input)
+    ]
+
+
+def notes_of(destination: Path, *sentences: str) -> None:
+    """What was done, for the report, with the runtime it was done for."""
+    model = onnx.load(destination / "model.onnx", load_external_data=False)
+    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    made = f"made for ONNX Runtime {ort.__version__}, opset {opsets.get('ai.onnx')}"
+    (destination / NOTES).write_text(json.dumps([*sentences, made], indent=2) + "\n")

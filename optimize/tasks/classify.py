@@ -1,0 +1,72 @@
+"""Classifiers: accuracy, macro-F1 and expected calibration error of held-out texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from optimize.data.labelled import Labelled
+from optimize.quality import Encode
+from optimize.tasks.embed import encode_all
+
+Probabilities = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.intp]
+
+ECE_BINS = 15  # of equal width (Guo et al., 2017)
+
+
+def predict(encode: Encode, data: Labelled) -> Probabilities:
+    """The probabilities [N, classes] of the held-out texts."""
+    return encode_all(encode, data.texts, "texts")
+
+
+def measure(data: Labelled, predictions: Probabilities, rows: Rows) -> dict[str, float]:
+    """Every metric over some rows of the held-out texts."""
+    probabilities, labels = predictions[rows], data.labels[rows]
+    guesses = probabilities.argmax(axis=1)
+    right = guesses == labels
+    return {
+        "accuracy": float(right.mean()),
+        "macro_f1": macro_f1(guesses, labels, len(data.label_names)),
+        "ece": expected_calibration_error(probabilities.max(axis=1), right),
+    }
+
+
+def macro_f1(guesses: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> float:
+    """The mean F1 of the classes that occur among labels or guesses."""
+    hits = np.bincount(labels[guesses == labels], minlength=classes)
+    both = np.bincount(labels, minlength=classes) + np.bincount(guesses, minlength=classes)
+    present = both > 0
+    return float((2 * hits[present] / both[present]).mean())
+
+
+def expected_calibration_error(
+    confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
+) -> float:
+    """How far confidence is from accuracy, averaged over ECE_BINS bins of confidence by their size."""
+    bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def frozen_baselines(
+    data: Labelled, train_vectors: npt.NDArray[np.float32], test_vectors: npt.NDArray[np.float32]
+) -> dict[str, float]:
+    """The accuracy of what needs no fine-tuning: logistic regression on frozen vectors and on TF-IDF."""
+    frozen = LogisticRegression(max_iter=2000, C=10).fit(train_vectors, data.train_labels)
+    words = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(max_iter=2000, C=10),
+    ).fit(data.train_texts, data.train_labels)
+    return {
+        "frozen vectors + logistic regression": accuracy(frozen.predict(test_vectors), data.labels),
+        "TF-IDF + logistic regression": accuracy(words.predict(data.texts), data.labels),
+    }
+
+
+def accuracy(guesses: Sequence[int], labels: npt.NDArray[np.int64]) -> float:
+    """The share of right guesses."""
+    return float((np.asarray(guesses) == labels).mean())
