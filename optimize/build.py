@@ -98,6 +98,7 @@ class Workshop:
     model: Step
     tools: dict[str, str] = field(default_factory=tool_versions)
     families: dict[Family, Step] = field(default_factory=dict)
+    graphs: dict[Family, Step] = field(default_factory=dict)
 
     def make(self, variant: Variant) -> Step:
         """The step that holds the variant's model.onnx."""
@@ -120,9 +121,13 @@ class Workshop:
         """The FP32 graph of a family, or the raw graph as it was brought."""
         if self.recipe.has_raw_graph:
             return self.model
-        if family not in self.families:
+        if family not in self.graphs:
             self.families[family] = self.student() if family == "student" else self.model
-        model = self.families[family]
+            self.graphs[family] = self.export(self.families[family])
+        return self.graphs[family]
+
+    def export(self, model: Step) -> Step:
+        """The graph of a model, with everything that follows its transformer."""
         inputs = {
             "calibration": sha256_lines(map(str, self.data.calibration)),
             **self.recipe.export.model_dump(),

@@ -43,3 +43,11 @@ class PackageError(OptimizeError):
 
 class EngineError(OptimizeError):
     """A TensorRT engine cannot be built, or is for another target."""
+
+
+class TuneError(OptimizeError):
+    """The serving parameters cannot be searched, or a trial of the search failed."""
+
+
+class LintError(OptimizeError):
+    """A repository has errors that would stop a server."""

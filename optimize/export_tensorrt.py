@@ -42,7 +42,7 @@ Profile = dict[str, list[int]]
 
 def export_tensorrt(
     graph: Path, section: TensorRT, lengths: Sequence[int], max_tokens: int, destination: Path
-) -> list[Engine]:
+) -> None:
     """Build an engine for each compute capability asked; `lengths` are tokens of real texts.
 
     Writes sm_<capability>.plan and .json to `destination`, and keeps the builder's timing cache in
@@ -51,10 +51,8 @@ def export_tensorrt(
     refuse_foreign_operators(graph)
     library = import_builder(section)
     profiles = profiles_of(lengths, max_tokens, section.max_batch_size)
-    return [
+    for capability in capabilities_of(section):
         build_engine(library, graph, section, capability, profiles, destination)
-        for capability in capabilities_of(section)
-    ]
 
 
 def profiles_of(lengths: Sequence[int], max_tokens: int, max_batch_size: int) -> list[Profile]:
@@ -142,7 +140,7 @@ def build_engine(
     capability: str,
     profiles: Sequence[Profile],
     destination: Path,
-) -> Engine:
+) -> None:
     """One engine with its metadata."""
     trt: Any = library
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
@@ -181,7 +179,6 @@ def build_engine(
         tensors=tensors_of(network),
     )
     path.with_suffix(".json").write_text(described.model_dump_json(indent=2) + "\n")
-    return engine
 
 
 def parse(trt: Any, builder: Any, graph: Path) -> Any:

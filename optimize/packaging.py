@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from models.manifest import Evidence, ReferenceProfile, Source, VectorFigures, hardware_facts
+from models.manifest import (
+    Evidence,
+    ReferenceProfile,
+    Source,
+    VectorFigures,
+    gpu_model,
+    hardware_facts,
+)
+from optimize.engine import read_engine
+from optimize.export_tensorrt import export_tensorrt
 from optimize.gate import Decision
 from optimize.measure import Candidates, encodes_queries_only
 from optimize.package import Parts, assemble, configs_of, served_code_digest
@@ -33,6 +42,7 @@ def prove(
 ) -> Proof:
     """What the manifest says beside the files."""
     reference = profile(candidates, workspace, quality, chosen)
+    engines = engine_paths(build_engines(candidates, workspace, chosen))
     source = Source.model_validate(candidates.built.source.read_json("source.json"))
     return Proof(
         variant=chosen,
@@ -49,6 +59,7 @@ def prove(
             VectorFigures.model_validate(figure) for figure in reference.read_json("vectors.json")
         ],
         profile=ReferenceProfile.model_validate(reference.read_json("profile.json")),
+        engines=[read_engine(plan).engine for plan in engines.values()],
         data_provenance=[candidates.data.provenance],
         recipe_sha256=recipe_digest(candidates.recipe),
         hardware=hardware_facts(),
@@ -102,6 +113,7 @@ def package(candidates: Candidates, workspace: Workspace, proof: Proof) -> Step:
         tokenizer=built.model.directory / "tokenizer.json",
         data_sets=candidates.data_sets,
         packages=runtime_packages(recipe.target),
+        engines=engine_paths(build_engines(candidates, workspace, proof.variant)),
     )
     inputs = {
         "model": model.digest,
@@ -112,6 +124,33 @@ def package(candidates: Candidates, workspace: Workspace, proof: Proof) -> Step:
         "bill": [str(part) for part in (*parts.data_sets, *parts.packages)],
     }
     return workspace.step("package", inputs, partial(assemble, recipe, parts, proof))
+
+
+def build_engines(candidates: Candidates, workspace: Workspace, chosen: str) -> Step | None:
+    """TensorRT engines of the variant, where the recipe asks for them."""
+    section = candidates.recipe.tensorrt
+    if section is None:
+        return None
+    graph = candidates.built.variants[chosen]
+    tokenizer = candidates.tokenizer()
+    encodings = tokenizer.encode_batch_fast(candidates.data.profile_items)
+    lengths = [len(encoding) for encoding in encodings]
+    inputs = {
+        "graph": graph.digest,
+        "lengths": lengths,
+        "max_tokens": candidates.recipe.max_tokens,
+        "gpu": gpu_model(),
+        **section.model_dump(),
+    }
+    path, limit = graph.directory / "model.onnx", candidates.recipe.max_tokens
+    make = partial(export_tensorrt, path, section, lengths, limit)
+    return workspace.step("export_tensorrt", inputs, make, also=[read_engine])
+
+
+def engine_paths(step: Step | None) -> dict[str, Path]:
+    """The engines of a step by compute capability."""
+    plans = sorted(step.directory.glob("*.plan")) if step else []
+    return {read_engine(plan).engine.compute_capability: plan for plan in plans}
 
 
 def is_student(candidates: Candidates, variant: str) -> bool:

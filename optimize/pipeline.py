@@ -5,10 +5,10 @@
 Every step is content-addressed (steps.py): a second run repeats nothing, a killed run resumes.
 """
 
+import shutil
 from pathlib import Path
 
 from models.prices import find_price, load_prices
-
 from optimize.build import build
 from optimize.data import data_folder, folder_digests
 from optimize.errors import GateError
@@ -23,11 +23,11 @@ from optimize.measure import (
 )
 from optimize.outcome import Outcome, describe
 from optimize.package import Published, publish
-from optimize.packaging import package, prove
+from optimize.packaging import build_engines, package, prove
 from optimize.recipe import Recipe
 from optimize.report import write_reports
 from optimize.sbom import DataSet, read_data_set
-from optimize.steps import Workspace
+from optimize.steps import RECORD_NAME, Step, Workspace
 from optimize.tasks import TASKS
 
 
@@ -59,6 +59,7 @@ def optimize(
         proof = prove(candidates, workspace, quality, evidence, decisions, chosen)
         packaged = package(candidates, workspace, proof)
         published = publish(packaged.directory, repository)
+        copy_engines(build_engines(candidates, workspace, chosen), reports / "engines")
 
     price = find_price(load_prices(), recipe.tune.instance)
     outcome = describe(candidates, evidence, decisions, chosen, published, proof, price)
@@ -66,6 +67,13 @@ def optimize(
     if chosen is None:
         raise GateError(explain_refusal(decisions, asked))
     return outcome
+
+
+def copy_engines(engines: Step | None, folder: Path) -> None:
+    """TensorRT engines beside the reports: those of TensorRT-RTX are not for Triton."""
+    if engines is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(engines.directory, folder, ignore=shutil.ignore_patterns(RECORD_NAME))
 
 
 def data_sets(recipe: Recipe, folder: Path, workspace: Workspace) -> list[DataSet]:

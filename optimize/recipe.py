@@ -198,7 +198,8 @@ def describe_problem(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']}"
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known_fields(), n=1)
+    word = str(problem["loc"][-1])  # which another section may know
+    near = difflib.get_close_matches(word, known_fields() - {word}, n=1)
     hint = (
         f"did you mean `{near[0]}`?" if near else "remove it, or see models/recipes/ for the fields"
     )
@@ -212,4 +213,4 @@ def known_fields() -> set[str]:
         for value in vars(sections).values()
         if isinstance(value, type) and issubclass(value, Record)
     ]
-    return {name for record in [Recipe, *records] for name in record.model_fields}
+    return set(Recipe.model_fields).union(*(record.model_fields for record in records))

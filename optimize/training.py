@@ -1,12 +1,14 @@
 """One training loop for students and classifiers: warm-up, early stopping, checkpoints, resume.
 
 A run that was killed goes on from its last checkpoint and takes the same steps as an undisturbed one:
-which rows a step takes depends on the seed and the step alone.
+which rows a step takes depends on the seed and the step alone, and dropout on the stored generators.
 """
 
+import hashlib
 import io
+import json
+import logging
 import math
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -27,8 +29,7 @@ WEIGHT_DECAY = 0.01
 WINDOW_BATCHES = 20  # texts of similar length share a batch within a window of so many batches
 VALIDATIONS_PER_EPOCH = 4
 
-# What torch raises for one damaged file, depending on where the damage is.
-DAMAGED = (RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError)
+logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.intp]
 Weights = dict[str, torch.Tensor]
@@ -74,8 +75,9 @@ def device() -> torch.device:
 
 
 def precision(where: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU; FP32 on a CPU, where it is no slower and needs no care."""
-    return torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda")
+    """bfloat16 on a GPU and on a CPU with matrix units for it (AMX: half the time); elsewhere FP32."""
+    fast = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.autocast(where.type, torch.bfloat16, enabled=fast)
 
 
 def train(
@@ -89,20 +91,36 @@ def train(
     """Train `module` in place and leave it with its best validated weights; returns the validations.
 
     `lengths` [N] are tokens per training row. `checkpoint` is a file that outlives a kill; it is removed
-    at the end. Raises TrainingError when the loss is not a number.
+    at the end. Raises TrainingError when a loss is not a number or the GPU's memory is full.
     """
-    run = Run(module, settings, len(lengths), checkpoint)
+    run = Run(module, lengths, settings, checkpoint)
+    try:
+        return run_steps(run, lengths, loss_of, validate)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory is full at batches of {settings.batch_size}: lower batch_size or max_tokens"
+        ) from error
+
+
+def run_steps(
+    run: "Run",
+    lengths: npt.NDArray[np.int64],
+    loss_of: LossOf,
+    validate: Callable[[], float],
+) -> list[Point]:
+    """Take the steps that are left, validating in between."""
+    settings = run.settings
     run.resume()
     begin_s = time.monotonic() - run.state.seconds
     since: list[float] = []
-    for step in progress(range(run.state.step, run.steps), f"training {run.steps:,} steps"):
+    for step in progress(run.steps_left(), f"training {run.steps:,} steps"):
         epoch, position = divmod(step, run.steps_per_epoch)
         if position == 0 or step == run.state.step:
             order = batches_of_epoch(lengths, settings.batch_size, (settings.seed, epoch))
         since.append(run.take_step(step, loss_of(order[position])))
         run.state.seconds = time.monotonic() - begin_s
-        if run.is_validation(step):
-            run.record(step, float(np.mean(since)), evaluated(module, validate))
+        if run.is_validation(step) or run.is_late():
+            run.record(step, float(np.mean(since)), evaluated(run.module, validate))
             since.clear()
             if run.is_over():
                 break
@@ -113,12 +131,17 @@ class Run:
     """The weights, the optimizer and the state of one training."""
 
     def __init__(
-        self, module: torch.nn.Module, settings: LoopSettings, rows: int, checkpoint: Path
+        self,
+        module: torch.nn.Module,
+        lengths: npt.NDArray[np.int64],
+        settings: LoopSettings,
+        checkpoint: Path,
     ) -> None:
         self.module = module
         self.settings = settings
         self.checkpoint = checkpoint
-        self.steps_per_epoch = math.ceil(rows / settings.batch_size)
+        self.identity = identity_of(module, lengths, settings)
+        self.steps_per_epoch = math.ceil(len(lengths) / settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
         self.state = State()
         self.best = copy_weights(module)
@@ -127,14 +150,14 @@ class Run:
             learned, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
 
+    def steps_left(self) -> range:
+        """The steps still to take: none for a run that was killed after its last."""
+        return range(self.state.step, self.state.step if self.is_over() else self.steps)
+
     def take_step(self, step: int, loss: torch.Tensor) -> float:
         """One update; the loss before it."""
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the training loss became {value} at step {step + 1}: lower learning_rate, and check "
-                "the data for empty texts"
-            )
+        refuse_not_a_number("training", value, step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * learning_rate_share(step, self.steps)
         self.optimizer.zero_grad()
@@ -150,6 +173,7 @@ class Run:
 
     def record(self, step: int, train_loss: float, validation_loss: float) -> None:
         """Note a validation, keep the weights if they are the best so far, write the checkpoint."""
+        refuse_not_a_number("validation", validation_loss, step)
         state = self.state
         state.step = step + 1
         point = Point(state.step, train_loss, validation_loss, state.seconds)
@@ -162,37 +186,49 @@ class Run:
 
     def is_over(self) -> bool:
         """Whether going on would not pay, or takes longer than allowed."""
-        return (
-            self.state.without_gain >= self.settings.patience
-            or self.state.seconds >= 60 * self.settings.max_minutes
-        )
+        return self.state.without_gain >= self.settings.patience or self.is_late()
+
+    def is_late(self) -> bool:
+        """Whether the time is used up."""
+        return self.state.seconds >= 60 * self.settings.max_minutes
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         stream = io.BytesIO()
         content = {
-            "settings": asdict(self.settings),
             "state": asdict(self.state),
             "weights": self.module.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
+            "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
         torch.save(content, stream)
-        write_atomically(self.checkpoint, stream.getvalue())
+        stored = stream.getvalue()
+        write_atomically(self.checkpoint, self.seal(stored) + stored)
+
+    def seal(self, stored: bytes) -> bytes:
+        """32 bytes that go before a checkpoint: it is whole, and it is this run's."""
+        return hashlib.sha256(self.identity + stored).digest()
 
     def resume(self) -> None:
-        """Go on from the checkpoint; one that is damaged or of other settings is not used."""
-        try:
-            content: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
-            if content["settings"] != asdict(self.settings):
-                return
-            self.module.load_state_dict(content["weights"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.best, self.state = content["best"], State(**content["state"])
-        except FileNotFoundError:
+        """Go on from the checkpoint, unless it is damaged or of another run: then from the beginning."""
+        if not self.checkpoint.is_file():
             return
-        except DAMAGED:
-            self.checkpoint.unlink(missing_ok=True)
+        whole = self.checkpoint.read_bytes()
+        seal, stored = whole[:32], whole[32:]
+        if seal != self.seal(stored):
+            logger.warning("%s is damaged or of another run: training starts anew", self.checkpoint)
+            return
+        content: dict[str, Any] = torch.load(
+            io.BytesIO(stored), weights_only=True, map_location="cpu"
+        )
+        on_cpu, *on_gpus = content["generators"]
+        self.module.load_state_dict(content["weights"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.best, self.state = content["best"], State(**content["state"])
+        torch.set_rng_state(on_cpu)
+        if len(on_gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(on_gpus)
 
     def finish(self) -> list[Point]:
         """Put the best weights in place and remove the checkpoint."""
@@ -200,6 +236,29 @@ class Run:
         self.module.eval()
         self.checkpoint.unlink(missing_ok=True)
         return [Point(**point) for point in self.state.history]  # type: ignore[arg-type]
+
+
+def identity_of(
+    module: torch.nn.Module, lengths: npt.NDArray[np.int64], settings: LoopSettings
+) -> bytes:
+    """A digest of what a run starts from, so that no other run goes on from its checkpoint."""
+    facts = {**asdict(settings), "torch": torch.__version__}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(lengths.astype(np.int64).tobytes())
+    learned = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    for name, weight in module.state_dict().items():
+        digest.update(f"{name} {name in learned}".encode())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+def refuse_not_a_number(name: str, loss: float, step: int) -> None:
+    """Raise TrainingError when a loss is NaN or infinite: no later step could mend the weights."""
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the {name} loss became {loss} at step {step + 1}: lower learning_rate, and check the data "
+            "for empty texts"
+        )
 
 
 def learning_rate_share(step: int, steps: int) -> float:

@@ -28,6 +28,10 @@ def keep_layers(encoder: Any, layers: Sequence[int]) -> None:
         raise TrainingError(
             f"distill.student.layers names {unknown}, but the teacher's layers are 0 to {len(found) - 1}"
         )
+    if len({layer % len(found) for layer in layers}) < len(layers):
+        raise TrainingError(
+            f"distill.student.layers names a layer twice ({', '.join(map(str, layers))}): name it once"
+        )
     stack.layer = torch.nn.ModuleList([found[layer] for layer in layers])
     encoder.config.num_hidden_layers = len(layers)
     for weight in encoder.embeddings.parameters():
@@ -35,10 +39,16 @@ def keep_layers(encoder: Any, layers: Sequence[int]) -> None:
 
 
 def switch_off_dropout(module: torch.nn.Module) -> None:
-    """A student imitates exact targets: noise only slows it down."""
+    """A student imitates exact targets: noise only slows it down.
+
+    Fused attention drops without a module of its own, by a probability that its layer keeps.
+    """
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
+        for name, value in vars(part).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def save_beside_tokenizer(encoder: Any, source: Path, destination: Path) -> None:

@@ -7,6 +7,7 @@ as a mean is linear, the map goes into the table, and the graph is a look-up, a 
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def write_static(
 
 def token_vectors(model: SourceModel, tokenizer_path: Path, dimensions: int) -> Table:
     """[vocabulary, dimensions] in the order of the teacher's token ids; special tokens are 0."""
+    named = model.tokenizer
+    padding = named.id_to_token(0)  # as padded_inputs pads
+    unknown = json.loads(tokenizer_path.read_text())["model"].get("unk_token") or padding
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer_path), unk_token="[UNK]", pad_token="[PAD]"
+        tokenizer_file=str(tokenizer_path), unk_token=unknown, pad_token=padding
     )
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar is not ours
         static = distill_from_model(
@@ -61,19 +65,24 @@ def token_vectors(model: SourceModel, tokenizer_path: Path, dimensions: int) -> 
             quantize_to="float32",
             device="cpu",
         )
-    ids = model.tokenizer.get_vocab()
+    ids = named.get_vocab()
     table = np.zeros((max(ids.values()) + 1, static.embedding.shape[1]), dtype=np.float32)
     for token, row in static.tokenizer.get_vocab().items():
         if token in ids:
             table[ids[token]] = static.embedding[row]
-    for token in [*tokenizer.all_special_tokens, "[CLS]", "[SEP]", "[MASK]"]:
-        if token in ids:
-            table[ids[token]] = 0.0
+    table[[ids.get(unknown, 0), *special_ids(named)]] = 0.0
     if not np.isfinite(table).all():
         raise TrainingError(
             "model2vec gave token vectors that are not numbers: drop static variants"
         )
     return table
+
+
+def special_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids of tokens that stand for no text: they weigh nothing."""
+    added = tokenizer.get_added_tokens_decoder().items()
+    around = tokenizer.encode("").ids
+    return sorted({0, *around, *(number for number, token in added if token.special)})
 
 
 def mean_vectors(table: Table, tokenizer: Tokenizer, texts: Sequence[str]) -> Table:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from optimize.quantize.graph import FLOAT, notes_of, refuse_unusable
+from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable
 
 Isa = Literal["avx2", "avx512", "avx512_vnni", "arm64"]
 
@@ -14,14 +14,17 @@ Isa = Literal["avx2", "avx512", "avx512_vnni", "arm64"]
 def quantize_int8(fp32: Path, isa: Isa, embedding_table: bool, destination: Path) -> None:
     """Write `destination`/model.onnx with INT8 weights; activations get their scale at run time."""
     refuse_unusable(fp32)
-    quantize_dynamic(
-        fp32,
-        destination / "model.onnx",
-        op_types_to_quantize=["MatMul", "Attention", *(["Gather"] if embedding_table else [])],
-        per_channel=True,
-        weight_type=weight_type(isa),
-        extra_options={"DefaultTensorType": FLOAT},  # fused graphs do not say the types in between
-    )
+    with quiet():
+        quantize_dynamic(
+            fp32,
+            destination / "model.onnx",
+            op_types_to_quantize=["MatMul", "Attention", *(["Gather"] if embedding_table else [])],
+            per_channel=True,
+            weight_type=weight_type(isa),
+            extra_options={
+                "DefaultTensorType": FLOAT
+            },  # fused graphs leave types in between unsaid
+        )
     notes_of(destination, f"dynamic INT8 for {isa}: activations are scaled anew in every run")
 
 

@@ -1,6 +1,10 @@
 """What all quantizers share: reading a graph, refusing one that cannot be used, noting what was done."""
 
+import contextlib
+import io
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -11,6 +15,21 @@ from optimize.errors import QuantizeError
 FLOAT = onnx.TensorProto.FLOAT
 MAX_BYTES = 2 * 10**9  # of a graph in one file; larger ones keep their weights beside it
 NOTES = "notes.json"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """ONNX Runtime's tools warn of each weight they replace, print what they collect and advise a
+    pre-processing that leaves files behind.
+    """
+    ort.set_default_logger_severity(3)
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        ort.set_default_logger_severity(2)
 
 
 def refuse_unusable(graph: Path) -> None:

@@ -3,14 +3,11 @@
 A text's vector then no longer depends on the texts beside it.
 """
 
-import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -25,7 +22,7 @@ from models.triton.text_encoder.tokens import Item, open_tokenizer, padded_input
 from optimize.errors import QuantizeError
 from optimize.quantize.dynamic import Isa, weight_type
 from optimize.quantize.exclusion import exclude_until_held
-from optimize.quantize.graph import FLOAT, notes_of, refuse_unusable, weight_matmuls
+from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, weight_matmuls
 from optimize.sections import Calibration, Quantize
 
 METHODS = {
@@ -35,6 +32,8 @@ METHODS = {
 }
 BATCH = 8
 WINDOW_TOKENS = 32
+SCORED_TEXTS = 48  # that trials are compared on
+RANGES = "ranges.json"
 
 Feeds = list[dict[str, np.ndarray[Any, Any]]]
 
@@ -61,6 +60,7 @@ def write_static_int8(
             "texts to the data's calibration, or drop these variants"
         )
     feeds = calibration_feeds(fp32, tokenizer, some, section.calibration.method, settings)
+    some = some[:SCORED_TEXTS]
     expected = outputs_of(fp32, tokenizer, some, settings)
     path = destination / "model.onnx"
 
@@ -72,7 +72,8 @@ def write_static_int8(
         weight_matmuls(fp32), score, section.min_cosine, section.max_excluded
     )
     score(found.operators)  # the last trial was not necessarily the best
-    notes_of(destination, describe_calibration(section.calibration, len(some)), found.words)
+    path.with_name(RANGES).unlink(missing_ok=True)
+    notes_of(destination, describe_calibration(section.calibration), found.words)
 
 
 def quantize_graph(
@@ -84,12 +85,12 @@ def quantize_graph(
     results, and everything between them (normalisation, softmax, GELU) keeps its precision.
     """
     kinds = ["MatMul", *(["Gather"] if section.embedding_table else [])]
-    ort.set_default_logger_severity(3)  # it warns of each weight that it replaces
-    with contextlib.redirect_stdout(io.StringIO()):  # and prints what it collects
+    with quiet():
         quantize_static(
             fp32,
             path,
             Reader(feeds),
+            calibration_cache_path=path.with_name(RANGES),  # measured once for all trials
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=kinds,
             nodes_to_exclude=list(excluded),
@@ -170,8 +171,8 @@ def likeness(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> flo
     return float(((found * expected).sum(axis=1) / lengths).mean())
 
 
-def describe_calibration(calibration: Calibration, texts: int) -> str:
+def describe_calibration(calibration: Calibration) -> str:
     """How the ranges were found, in words."""
     method = calibration.method
     detail = f" ({calibration.percentile:g} %)" if method == "percentile" else ""
-    return f"static INT8: activation ranges by {method}{detail} from {texts} calibration texts"
+    return f"static INT8: activation ranges by {method}{detail} from {calibration.texts} calibration texts"

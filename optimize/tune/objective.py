@@ -69,17 +69,18 @@ def highest_rate(
             held = rate
         else:
             failed = rate
-        if failed <= held * TOLERANCE or failed <= floor_per_s or result.generator_saturated:
+        if failed <= held * TOLERANCE or failed <= floor_per_s:
             break
         if best_per_s is not None and held > 0 and failed <= HOPELESS * best_per_s:
             break
         near = best_per_s is not None and failed > HOPELESS * best_per_s
         rate = next_rate(held, failed, floor_per_s, GROWTH if near else COLD_GROWTH)
-    best = [found for found in probes if found.holds and found.rate_per_s == held]
+    at_held = [found for found in probes if found.holds and found.rate_per_s == held]
+    at_failed = [found for found in probes if found.rate_per_s == failed]
     return Reached(
         rate_per_s=held,
-        p99_ms=best[-1].p99_ms if best else None,
-        generator_limited=probes[-1].generator_saturated and not probes[-1].holds,
+        p99_ms=at_held[-1].p99_ms if at_held else None,
+        generator_limited=any(found.generator_saturated for found in at_failed),
         probes=probes,
     )
 

@@ -52,9 +52,16 @@ class Server:
     pid: int
 
     def memory_bytes(self) -> int:
-        """Resident memory of tritonserver and of its model processes, without those that keep it."""
-        (keeper,) = psutil.Process(self.pid).children()
-        return sum(process.memory_info().rss for process in keeper.children(recursive=True))
+        """Resident memory of tritonserver and of its model processes, without those that keep it.
+
+        Raises TuneError when they are gone.
+        """
+        try:
+            (keeper,) = psutil.Process(self.pid).children()
+            found = [process.memory_info().rss for process in keeper.children(recursive=True)]
+        except (psutil.Error, ValueError) as error:
+            raise TuneError("Triton ended during the trial: see triton.log") from error
+        return sum(found)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimize.recipe import Recipe
 from optimize.sections import Serving
@@ -50,7 +50,9 @@ class Space:
         return normal
 
     def objection(self, parameters: Mapping[str, int]) -> str | None:
-        """Why a configuration cannot be any good, so that it is never started."""
+        """Why a configuration cannot be any good, so that it is never started; never of the default."""
+        if dict(parameters) == self.default:
+            return None
         threads = parameters["instances"] * parameters["workers"]
         if threads > THREADS_PER_CORE * self.cores:
             return f"{threads} runs at a time on {self.cores} core(s)"
@@ -69,10 +71,8 @@ def space_of(recipe: Recipe, cores: int) -> Space:
     values["max_queue_delay_us"] = tuple(
         sorted({*tune.max_queue_delay_us, default["max_queue_delay_us"]})
     )
-    # A default that cuts the longest texts finer than one run is the recipe's own choice.
-    longest = min(recipe.max_tokens, default["token_budget"])
-    space = Space(values, default, cores, tune.max_p99_ms, longest)
-    return Space(values, space.normal(default), cores, tune.max_p99_ms, longest)
+    space = Space(values, default, cores, tune.max_p99_ms, recipe.max_tokens)
+    return replace(space, default=space.normal(default))
 
 
 def parameters_of(serving: Serving) -> Parameters:
@@ -108,5 +108,5 @@ def first_guesses(space: Space) -> list[Parameters]:
     return [
         guess
         for i, guess in enumerate(normal)
-        if guess not in normal[:i] and (i == 0 or space.objection(guess) is None)
+        if guess not in normal[:i] and space.objection(guess) is None
     ]

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What lies between the packages: files, their signature, and what drift is measured against.
-CONTRACT = ("models.manifest", "models.signature", "models.profile")
+# What lies between the packages: files, their signature, what drift is measured against, and prices.
+CONTRACT = ("models.manifest", "models.signature", "models.profile", "models.prices")
 
 # What each package may import of the project beside itself. `import models` alone gives no code but the
 # place of the data files below it.
@@ -98,7 +98,7 @@ def test_an_offending_import_is_found_wherever_it_stands(module: str, source: st
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("optimize/a.py", "from models.triton.text_encoder.encoder import TextEncoder"
+        ("optimize/a.py", "from models.triton.text_encoder.encoder import TextEncoder"),
         ("optimize/a.py", "import models.triton.text_encoder as text_encoder"),
         ("serving/a.py", "from models.manifest import Manifest"),
         ("serving/gateway/a.py", "from .errors import GatewayError"),

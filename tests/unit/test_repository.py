@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.manifest import sha256_lines
-from optimize.data import LICENCE, PACKAGE, PACKAGE_SHA256, PATH_IN_PACKAGE
+from optimize.data.boolq import LICENCE, PACKAGE, PACKAGE_SHA256, PATH_IN_PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()

@@ -3,11 +3,11 @@ import re
 import pytest
 
 from loadtest.cost import cost_of
-from models.prices import find_price, load_prices
 from loadtest.errors import ReportError
 from loadtest.report import figures, make_report, read_report, render_html, warnings, write_report
 from loadtest.results import OK, Recorder, Sample, summarise
 from loadtest.settings import make_settings
+from models.prices import find_price, load_prices
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def hub(tiny_model: Path) -> Iterator[str]:
 def fetch(hub: str, repository: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Fetch a repository of the hub into `folder`/model."""
     (folder / "recipe.yaml").write_text(
-        f"{{name: tiny, task: embed, variants: [fp32], evaluation: {{data: data}}, "
+        f"{{name: tiny, task: embed, variants: [fp32], evaluation: {{data: {{kind: folder, folder: data}}}}, "
         f"source: {{kind: hub, repository: {repository}, revision: '{COMMIT}', licence: MIT}}}}"
     )
     settings = {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "home"), "NO_PROXY": "127.0.0.1"}

@@ -1,45 +1,60 @@
-import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.manifest import digest_files, read_manifest, verify_files
+from models.signature import trusted_key_path, verify_signature
 from models.triton.text_encoder.encoder import TextEncoder
+from optimize.errors import PackageError
 from optimize.package import (
     CODE,
     CODE_FILES,
-    Proof,
+    TOKENIZER_CODE,
+    Parts,
     assemble,
     publish,
     served_code_digest,
-    write_version,
 )
+from optimize.proof import Proof
+from optimize.quantize import fuse
 from optimize.recipe import Recipe
 from optimize.triton_config import read_config
 
 
 @pytest.fixture
-def assembled(
-    tiny_recipe: Recipe, tiny_onnx: Path, tiny_model: Path, proof: Proof, tmp_path: Path
-) -> Path:
+def parts(tiny_onnx: Path, tiny_model: Path) -> Parts:
+    """The files of the tiny model."""
+    return Parts(tiny_onnx, tiny_model / "tokenizer.json", data_sets=[], packages=[])
+
+
+@pytest.fixture
+def assembled(tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path) -> Path:
     """The tiny model as a finished package step."""
     directory = tmp_path / "cache/package"
     directory.mkdir(parents=True)
-    assemble(tiny_recipe, tiny_onnx, tiny_model / "tokenizer.json", proof, directory)
+    assemble(tiny_recipe, parts, proof, directory)
     (directory / "step.json").write_text("{}")
     return directory
 
 
 @pytest.fixture
-def other(assembled: Path, tmp_path: Path) -> Path:
+def other(tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path) -> Path:
     """A finished package step of something else."""
-    directory = shutil.copytree(assembled, tmp_path / "cache/other")
-    manifest = json.loads((directory / "manifest.json").read_text())
-    (directory / "manifest.json").write_text(json.dumps(manifest | {"digest": "0" * 64}))
-    (directory / "search-encoder/1/encoder.json").unlink()
+    directory = tmp_path / "cache/other"
+    shorter = tiny_recipe.model_copy(update={"max_tokens": 32})
+    assemble(shorter, parts, proof.model_copy(update={"variant": "other"}), directory)
+    (directory / "step.json").write_text("{}")
     return directory
+
+
+def on_gpu(recipe: Recipe, **serving: object) -> Recipe:
+    """The same recipe for a GPU node."""
+    changed = recipe.serving.model_copy(update=serving)
+    return recipe.model_copy(update={"target": "gpu", "serving": changed})
 
 
 def snapshot(directory: Path) -> dict[Path, tuple[int, int]]:
@@ -63,6 +78,8 @@ def test_a_package_is_what_its_manifest_says(assembled: Path, tiny_recipe: Recip
     assert manifest.max_batch_size == tiny_recipe.serving.max_batch_size
     assert manifest.evidence == proof.evidence
     assert set(manifest.files) == {
+        "LICENCES.md",
+        "sbom.cdx.json",
         "search-encoder/config.pbtxt",
         "search-encoder/warmup/question.bin",
         *(f"search-encoder/1/{name}" for name in CODE_FILES),
@@ -88,31 +105,30 @@ def test_the_configuration_of_a_package_names_the_model_by_its_folder(assembled:
 
 def test_every_file_of_the_served_code_is_packaged_and_digested(
     tiny_recipe: Recipe,
-    tiny_onnx: Path,
-    tiny_model: Path,
+    parts: Parts,
+    proof: Proof,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
     code = shutil.copytree(CODE, tmp_path / "code", ignore=shutil.ignore_patterns("__pycache__"))
-    assert {path.name for path in code.glob("*.py")} == {*CODE_FILES, "__init__.py"}
+    assert {path.name for path in code.glob("*.py")} == {
+        *CODE_FILES,
+        *TOKENIZER_CODE.values(),
+        "__init__.py",
+    }
     before = served_code_digest()
     monkeypatch.setattr("optimize.package.CODE", code)
     assert served_code_digest() == before
     (code / "batches.py").write_text("# other code\n")
     assert served_code_digest() != before
-    write_version(tiny_recipe, tiny_onnx, tiny_model / "tokenizer.json", tmp_path / "version")
-    assert (tmp_path / "version/batches.py").read_text() == "# other code\n"
+    assemble(tiny_recipe, parts, proof, tmp_path / "again")
+    assert (tmp_path / "again/search-encoder/1/batches.py").read_text() == "# other code\n"
 
 
 def test_the_same_model_packaged_twice_has_the_same_digest(
-    assembled: Path,
-    tiny_recipe: Recipe,
-    tiny_onnx: Path,
-    tiny_model: Path,
-    proof: Proof,
-    tmp_path: Path,
+    assembled: Path, tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path
 ):
-    assemble(tiny_recipe, tiny_onnx, tiny_model / "tokenizer.json", proof, tmp_path / "again")
+    assemble(tiny_recipe, parts, proof, tmp_path / "again")
     assert read_manifest(tmp_path / "again").digest == read_manifest(assembled).digest
 
 
@@ -149,6 +165,45 @@ def test_a_repository_that_was_changed_is_replaced(assembled: Path, tmp_path: Pa
     spoil(repository)
     assert publish(assembled, repository).changed
     verify_files(repository, read_manifest(repository))
+
+
+def test_a_publication_is_signed(assembled: Path, tmp_path: Path):
+    repository = tmp_path / "repository"
+    publish(assembled, repository)
+    verify_signature(repository, trusted_key_path(os.environ))
+
+
+def test_a_published_repository_that_lost_its_signature_gets_a_new_one(
+    assembled: Path, tmp_path: Path
+):
+    repository = tmp_path / "repository"
+    publish(assembled, repository)
+    (repository / "model.sig").unlink()
+    assert not publish(assembled, repository).changed
+    verify_signature(repository, trusted_key_path(os.environ))
+
+
+def test_a_classifier_carries_the_names_of_its_classes(
+    tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path
+):
+    recipe = tiny_recipe.model_copy(update={"task": "classify"})
+    labelled = proof.model_copy(update={"labels": [f"class {n}" for n in range(32)]})
+    assemble(recipe, parts, labelled, tmp_path)
+    config = read_config(tmp_path / "search-encoder/config.pbtxt")
+    assert config.output[0].name == "probabilities"
+    names = (tmp_path / "search-encoder" / config.output[0].label_filename).read_text()
+    assert names.splitlines() == labelled.labels
+    assert read_manifest(tmp_path).labels == labelled.labels
+
+
+def test_a_fused_graph_is_not_packaged_for_tensorrt(
+    tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path
+):
+    fuse(parts.graph, tmp_path)
+    recipe = on_gpu(tiny_recipe, core="onnxruntime_tensorrt")
+    fused = replace(parts, graph=tmp_path / "model.onnx")
+    with pytest.raises(PackageError, match="TensorRT cannot take .*Attention.*without -fused"):
+        assemble(recipe, fused, proof, tmp_path / "repository")
 
 
 def test_another_repository_is_replaced_whole(assembled: Path, other: Path, tmp_path: Path):

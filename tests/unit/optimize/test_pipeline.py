@@ -153,7 +153,9 @@ def test_a_gate_that_nothing_passes_leaves_the_repository_and_says_why(
     done = replace(undisturbed, recipe=strict).run()
     assert done.returncode == 1
     assert "error: no variant passed the gate, nothing was packaged:" in done.stderr
-    assert re.search(r"int8: rejected: too slow: \S+x the baseline's speed at batch 1, .* 1000x", done.stderr)
+    assert re.search(
+        r"int8: rejected: too slow: \S+x the baseline's speed at batch 1, .* 1000x", done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert snapshot(undisturbed.repository) == before
     page = (undisturbed.directory / "reports/report.html").read_text()

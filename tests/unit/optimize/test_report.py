@@ -139,7 +139,8 @@ def test_the_page_shows_every_variant_with_its_numbers_and_reasons(outcome: Outc
 
 
 def test_the_page_shows_what_each_step_costs_and_how_vectors_may_be_stored(outcome: Outcome):
-    text = " ".join(Tags(render_page(outcome)).text.split())
+    page = render_page(outcome).replace("</td>", "</td> ")
+    text = " ".join(Tags(page).text.split())
     assert "pytorch, one request at a time 80 0.310" in text  # 12.5 ms at $0.08925 an hour
     assert "int8, batches of 32 425 0.058" in text
     assert "binary 48 best 40 by int8 0.8765 [0.871, 0.882]" in text
@@ -176,7 +177,15 @@ def test_names_and_reasons_cannot_bring_tags_into_the_page(outcome: Outcome):
         notes=[],
     )
     page = render_page(
-        outcome.model_copy(update={"variants": [spoiled], "chosen": spoiled.name, "name": "<b>"})
+        outcome.model_copy(
+            update={
+                "variants": [spoiled],
+                "chosen": spoiled.name,
+                "baseline": spoiled.name,
+                "name": "<b>",
+                "usd_per_million": {spoiled.name: 1.0},
+            }
+        )
     )
     assert not {"script", "img", "iframe"} & {name for name, _ in Tags(page).found}
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page

@@ -1,13 +1,19 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.manifest import Speed
+from models.manifest import LengthSpeed, Speed
 from optimize.recipe import SpeedRun
-from optimize.speed import CALLS_PER_ROUND, measure_speed, summarize, time_rounds, write_speeds
+from optimize.speed import (
+    CALLS_PER_ROUND,
+    items_of_length,
+    measure_speed,
+    summarize,
+    time_rounds,
+    write_speeds,
+)
 
 TEXTS = [f"text {number}" for number in range(50)]
 
@@ -80,9 +86,31 @@ def test_every_encoder_gets_one_speed_per_batch_size(encoders: dict[str, Recorde
     assert [s.speedup.value for s in speeds["pytorch"]] == [1.0, 1.0]
 
 
-def test_the_step_stores_what_it_measured(encoders: dict[str, Recorder], tmp_path: Path):
-    open_encoders: Callable[[], dict[str, Recorder]] = lambda: encoders  # noqa: E731
-    write_speeds(open_encoders, "pytorch", TEXTS, SpeedRun(batch_sizes=(1,), rounds=4), tmp_path)
+def test_the_step_stores_what_it_measured(
+    encoders: dict[str, Recorder], tiny_model: Path, tmp_path: Path
+):
+    run = SpeedRun(batch_sizes=(1,), rounds=4, token_lengths=(16, 32), length_rounds=4)
+    write_speeds(
+        lambda: encoders,
+        "pytorch",
+        TEXTS,
+        lambda: Tokenizer.from_file(str(tiny_model / "tokenizer.json")),
+        run,
+        tmp_path,
+    )
     stored = json.loads((tmp_path / "speed.json").read_text())
     assert stored.keys() == encoders.keys()
     assert [Speed.model_validate(s).batch_size for s in stored["int8"]] == [1]
+    lengths = json.loads((tmp_path / "lengths.json").read_text())
+    assert [LengthSpeed.model_validate(s).tokens for s in lengths["int8"]] == [16, 32]
+
+
+@pytest.mark.parametrize("tokens", [16, 40])
+@pytest.mark.parametrize("items", [TEXTS, [("a question", text) for text in TEXTS]])
+def test_items_of_one_length_have_it_with_their_special_tokens(
+    tiny_model: Path, items: list[Any], tokens: int
+):
+    tokenizer = Tokenizer.from_file(str(tiny_model / "tokenizer.json"))
+    made = items_of_length(tokenizer, items, tokens)
+    encoded = tokenizer.encode_batch(made)
+    assert {len(encoding) for encoding in encoded} == {tokens}

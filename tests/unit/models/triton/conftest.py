@@ -28,6 +28,7 @@ def version_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "token_budget": TOKEN_BUDGET,
         "workers": 2,
         "providers": ["CPUExecutionProvider"],
+        "inputs": ["text"],
     }
     (directory / "encoder.json").write_text(json.dumps(settings))
     return directory

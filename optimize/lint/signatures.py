@@ -1,0 +1,44 @@
+"""Whether the files are those that were packaged and signed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    ManifestError,
+    read_manifest,
+    verify_files,
+)
+from models.signature import verify_signature
+from optimize.lint.findings import Finding
+
+
+def signature_findings(repository: Path, trusted_key: Path | None) -> Iterator[Finding]:
+    """The manifest's digests, then the signature. A repository of somebody else has neither."""
+    if not (repository / MANIFEST_NAME).is_file():
+        yield Finding(
+            "warning",
+            MANIFEST_NAME,
+            "there is none, so nobody knows what these files should be",
+            "package with `python -m optimize run` to have them named and signed",
+        )
+        return
+    try:
+        verify_files(repository, read_manifest(repository))
+    except ManifestError as error:
+        yield refused(MANIFEST_NAME, error)
+        return
+    if not (repository / SIGNATURE_NAME).is_file():
+        yield Finding("error", SIGNATURE_NAME, "unsigned", "run `python -m optimize sign`")
+    elif trusted_key is not None:
+        try:
+            verify_signature(repository, trusted_key)
+        except ManifestError as error:
+            yield refused(SIGNATURE_NAME, error)
+
+
+def refused(where: str, error: ManifestError) -> Finding:
+    """An error whose message ends in what to do."""
+    problem, _, fix = str(error).rpartition(": ")
+    return Finding("error", where, problem, fix)
