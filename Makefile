@@ -16,7 +16,7 @@ LOADTEST = $(BIN)/python -m loadtest run --rate $(RATE) --duration $(DURATION) \
 	--instance $(INSTANCE) --port $(PORT) --repository $(REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize serve loadtest demo data bench-batching test check format clean
+.PHONY: help setup optimize tune serve loadtest demo data bench-batching bench-tune test check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -25,6 +25,9 @@ setup: $(READY) ## install everything into .venv (gpu extra when there is an NVI
 
 optimize: $(READY) ## recipe -> measured, gated Triton repository in build/repository
 	$(BIN)/python -m optimize run $(RECIPE)
+
+tune: $(READY) $(REPOSITORY)/manifest.json ## search the serving parameters on real Triton and publish what was found
+	$(BIN)/python -m optimize tune $(RECIPE) --repository $(REPOSITORY)
 
 serve: $(READY) $(REPOSITORY)/manifest.json ## serve the repository on real Triton behind the gateway
 	$(BIN)/python -m serving --repository $(REPOSITORY) --port $(PORT)
@@ -40,6 +43,9 @@ data: $(READY) ## rebuild the evaluation, calibration and training texts from th
 
 bench-batching: $(READY) $(REPOSITORY)/manifest.json ## dynamic batching on against off, and the overhead of each layer
 	$(BIN)/python -m loadtest.bench.batching --repository $(REPOSITORY)
+
+bench-tune: $(READY) $(REPOSITORY)/manifest.json ## the search against Triton's defaults and a grid of equal time (about 22 minutes)
+	$(BIN)/python -m loadtest.bench.tune --recipe $(RECIPE) --repository $(REPOSITORY)
 
 test: $(READY) ## run every test, the real Triton server included
 	$(BIN)/python -m pytest

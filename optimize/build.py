@@ -248,6 +248,5 @@ def onnx_of(step: Step) -> Path:
 def training_texts(recipe: Recipe, workspace: Workspace, data: Any) -> list[str]:
     """The training part of the recipe's data, or of the data named for it, in pieces as short as queries."""
     texts = recipe.distill.texts if recipe.distill else None
-    if texts is None:
-        return short_texts(data.training)
-    return short_texts(read_texts(data_folder(texts, workspace), "training"))
+    training = read_texts(data_folder(texts, workspace), "training") if texts else data.training
+    return short_texts(training, [*data.questions, *data.passages])

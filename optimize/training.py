@@ -147,7 +147,7 @@ class Run:
         self.best = copy_weights(module)
         learned = [weight for weight in module.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            learned, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
+            learned, lr=settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
         )
 
     def steps_left(self) -> range:

@@ -4,33 +4,41 @@ import platform
 from pathlib import Path
 from typing import Literal
 
+import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable
+from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, weight_products
 
 Isa = Literal["avx2", "avx512", "avx512_vnni", "arm64"]
 
 
 def quantize_int8(fp32: Path, isa: Isa, embedding_table: bool, destination: Path) -> None:
-    """Write `destination`/model.onnx with INT8 weights; activations get their scale at run time."""
+    """Write `destination`/model.onnx with INT8 weights; activations get their scale at run time.
+
+    Raises QuantizeError when the graph cannot be used or has nothing to quantize.
+    """
     refuse_unusable(fp32)
+    weight_products(onnx.load(fp32))
+    tables = ["Gather", "EmbedLayerNormalization"] if embedding_table else []
+    # Fused graphs leave the types in between unsaid.
+    options = {"DefaultTensorType": FLOAT}
     with quiet():
         quantize_dynamic(
             fp32,
             destination / "model.onnx",
-            op_types_to_quantize=["MatMul", "Attention", *(["Gather"] if embedding_table else [])],
+            op_types_to_quantize=["MatMul", "Attention", *tables],
             per_channel=True,
             weight_type=weight_type(isa),
-            extra_options={
-                "DefaultTensorType": FLOAT
-            },  # fused graphs leave types in between unsaid
+            extra_options=options,
         )
     notes_of(destination, f"dynamic INT8 for {isa}: activations are scaled anew in every run")
 
 
 def weight_type(isa: Isa) -> QuantType:
-    """Signed weights, except for AVX2: its 16-bit sums of unsigned by signed products overflow."""
-    return QuantType.QUInt8 if isa == "avx2" else QuantType.QInt8
+    """Signed weights, but not on x86 without VNNI: there 16-bit sums of unsigned by signed products
+    overflow (ONNX Runtime's guide to quantization, "When and why do I need to try U8U8?").
+    """
+    return QuantType.QUInt8 if isa in ("avx2", "avx512") else QuantType.QInt8
 
 
 def detect_isa(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> Isa:

@@ -48,15 +48,24 @@ def refuse_unusable(graph: Path) -> None:
         ) from error
 
 
-def weight_matmuls(graph: Path) -> list[str]:
-    """The names of the matrix products with weights, in the graph's order."""
-    model = onnx.load(graph, load_external_data=False)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [
-        node.name
+def weight_products(model: onnx.ModelProto) -> dict[str, str]:
+    """The matrix products with FP32 weights, in the graph's order: each node's name, and what it is of.
+
+    Raises QuantizeError when there is none. Gemm is not among them: in these graphs it is the small
+    head of a classifier, where INT8 gains nothing and errors go straight into the answer.
+    """
+    weights = {t.name for t in model.graph.initializer if t.data_type == FLOAT}
+    found = {
+        node.name: node.input[0]
         for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm") and any(name in weights for name in node.input)
-    ]
+        if node.op_type in ("MatMul", "Attention") and node.input[1] in weights
+    }
+    if not found:
+        raise QuantizeError(
+            "this graph has no matrix products with FP32 weights, it may be quantized already: "
+            "drop its int8 and qdq variants, or bring the FP32 graph"
+        )
+    return found
 
 
 def notes_of(destination: Path, *sentences: str) -> None:

@@ -3,39 +3,34 @@
 A text's vector then no longer depends on the texts beside it.
 """
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
-    QuantType,
+    TensorData,
+    TensorsData,
     quantize_static,
+    save_tensors_data,
 )
-from tokenizers import Encoding
 
 from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
-from models.triton.text_encoder.tokens import Item, open_tokenizer, padded_inputs
+from models.triton.text_encoder.tokens import Item, open_tokenizer
 from optimize.errors import QuantizeError
+from optimize.quantize.calibration import Range, calibration_feeds, ranges_of
 from optimize.quantize.dynamic import Isa, weight_type
 from optimize.quantize.exclusion import exclude_until_held
-from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, weight_matmuls
+from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, weight_products
 from optimize.sections import Calibration, Quantize
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "entropy": CalibrationMethod.Entropy,
-    "percentile": CalibrationMethod.Percentile,
-}
-BATCH = 8
-WINDOW_TOKENS = 32
 SCORED_TEXTS = 48  # that trials are compared on
-RANGES = "ranges.json"
 
-Feeds = list[dict[str, np.ndarray[Any, Any]]]
+Outputs = npt.NDArray[np.float32]
 
 
 def write_static_int8(
@@ -59,103 +54,133 @@ def write_static_int8(
             f"{len(some)} calibration texts: qdq variants need {section.calibration.min_texts}; add "
             "texts to the data's calibration, or drop these variants"
         )
-    feeds = calibration_feeds(fp32, tokenizer, some, section.calibration.method, settings)
-    some = some[:SCORED_TEXTS]
-    expected = outputs_of(fp32, tokenizer, some, settings)
+    model = named_and_typed(onnx.load(fp32))
+    products = weight_products(model)
+    feeds = calibration_feeds(fp32, tokenizer, some, settings)
+    ranges = ranges_of(model, sorted(set(products.values())), feeds, section.calibration)
+    scored = some[:SCORED_TEXTS]
+    expected = outputs_of(fp32, tokenizer, scored, settings)
     path = destination / "model.onnx"
 
     def score(excluded: Sequence[str]) -> float:
-        quantize_graph(fp32, feeds, isa, section, excluded, path)
-        return likeness(outputs_of(path, tokenizer, some, settings), expected)
+        quantize_graph(model, ranges, isa, section.embedding_table, excluded, path)
+        return likeness(outputs_of(path, tokenizer, scored, settings), expected)
 
-    found = exclude_until_held(
-        weight_matmuls(fp32), score, section.min_cosine, section.max_excluded
+    found = exclude_until_held(list(products), score, section.min_cosine, section.max_excluded)
+    quantize_graph(model, ranges, isa, section.embedding_table, found.operators, path)
+    notes_of(destination, describe_calibration(section.calibration, len(some)), found.words)
+
+
+def named_and_typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with a name for every node and a type for what products take: the quantizer goes by both.
+
+    Fused graphs leave types in between unsaid, and what has no type would silently stay as it is.
+    """
+    for position, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{position}"
+    typed = {info.name for info in [*model.graph.value_info, *model.graph.input]}
+    untyped = sorted(set(weight_products(model).values()) - typed)
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in untyped
     )
-    score(found.operators)  # the last trial was not necessarily the best
-    path.with_name(RANGES).unlink(missing_ok=True)
-    notes_of(destination, describe_calibration(section.calibration), found.words)
+    return model
 
 
 def quantize_graph(
-    fp32: Path, feeds: Feeds, isa: Isa, section: Quantize, excluded: Sequence[str], path: Path
+    model: onnx.ModelProto,
+    ranges: Mapping[str, Range],
+    isa: Isa,
+    embedding_table: bool,
+    excluded: Sequence[str],
+    path: Path,
 ) -> None:
-    """Quantize the products with weights, but for the excluded; the embedding table where asked.
+    """Write the graph with its products in INT8, but for the excluded; the embedding tables where asked.
 
-    Only inputs of products are quantized: ONNX Runtime then runs them as integer products with FP32
-    results, and everything between them (normalisation, softmax, GELU) keeps its precision.
+    ONNX Runtime runs them as integer products with FP32 results. Everything between them (attention
+    scores, softmax, GELU, normalisation and the residual sums) keeps its precision: quantizing it
+    costs more time than it saves.
     """
-    kinds = ["MatMul", *(["Gather"] if section.embedding_table else [])]
-    with quiet():
+    products = {name: x for name, x in weight_products(model).items() if name not in excluded}
+    operators = {node.name: node.op_type for node in model.graph.node}
+    fused = [name for name in products if operators[name] == "Attention"]
+    plain = [name for name in products if operators[name] == "MatMul"]
+    tables = table_lookups(model) if embedding_table else []
+    if fused:  # QDQ has no form of it: its operator takes integers and their scales itself
+        model = quantized(model, fused, ranges, isa, QuantFormat.QOperator)
+    model = quantized(model, [*plain, *tables], ranges, isa, QuantFormat.QDQ)
+    onnx.save(keep_residuals(model), path)
+
+
+def quantized(
+    model: onnx.ModelProto,
+    nodes: Sequence[str],
+    ranges: Mapping[str, Range],
+    isa: Isa,
+    form: QuantFormat,
+) -> onnx.ModelProto:
+    """The graph with these nodes quantized by ONNX Runtime's own tool, which works on files."""
+    if not nodes:
+        return model
+    kinds = sorted({node.op_type for node in model.graph.node if node.name in nodes})
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        cache, path = Path(folder) / "ranges.json", Path(folder) / "model.onnx"
+        save_tensors_data(tensors_data(ranges), cache)
         quantize_static(
-            fp32,
+            onnx.ModelProto.FromString(model.SerializeToString()),
             path,
-            Reader(feeds),
-            calibration_cache_path=path.with_name(RANGES),  # measured once for all trials
-            quant_format=QuantFormat.QDQ,
+            calibration_cache_path=cache,
+            quant_format=form,
             op_types_to_quantize=kinds,
-            nodes_to_exclude=list(excluded),
+            nodes_to_quantize=list(nodes),
             per_channel=True,
-            activation_type=QuantType.QUInt8,
             weight_type=weight_type(isa),
-            calibrate_method=METHODS[section.calibration.method],
-            extra_options=calibration_options(section.calibration)
-            | {
+            extra_options={
                 "DefaultTensorType": FLOAT,
                 "OpTypesToExcludeOutputQuantization": kinds,
-                "MatMulConstBOnly": True,
             },
         )
+        return onnx.load(path)
 
 
-def calibration_options(calibration: Calibration) -> dict[str, Any]:
-    """What the percentile method needs to know."""
-    if calibration.method != "percentile":
-        return {}
-    return {"CalibPercentile": calibration.percentile}
+def tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
+    """The ranges as ONNX Runtime's own record of them."""
+    return TensorsData(
+        CalibrationMethod.MinMax,
+        {
+            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+            for name, (low, high) in ranges.items()
+        },
+    )
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime's own interface
-    """Hands the feeds to ONNX Runtime's calibrators one after the other."""
-
-    def __init__(self, feeds: Feeds) -> None:
-        self._feeds: Iterator[dict[str, np.ndarray[Any, Any]]] = iter(feeds)
-
-    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
-        """The next feed, or None after the last."""
-        return next(self._feeds, None)
+def table_lookups(model: onnx.ModelProto) -> list[str]:
+    """The nodes that take rows of FP32 embedding tables."""
+    tables = {tensor.name for tensor in model.graph.initializer if tensor.data_type == FLOAT}
+    return [n.name for n in model.graph.node if n.op_type == "Gather" and n.input[0] in tables]
 
 
-def calibration_feeds(
-    graph: Path, tokenizer: Path, texts: Sequence[Item], method: str, settings: EncoderSettings
-) -> Feeds:
-    """Batches of similar length, so that padding does not widen the ranges."""
-    wanted = {node.name for node in open_session(graph, settings).get_inputs()}
-    if method == "minmax":
-        encodings = open_tokenizer(tokenizer, settings.max_tokens).encode_batch_fast(list(texts))
-    else:
-        encodings = windows_of(tokenizer, texts)
-    encodings.sort(key=len)
-    batches = [encodings[start : start + BATCH] for start in range(0, len(encodings), BATCH)]
-    return [{n: ids for n, ids in padded_inputs(b).items() if n in wanted} for b in batches]
+def keep_residuals(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let only products take rounded activations.
 
-
-def windows_of(tokenizer: Path, texts: Sequence[Item]) -> list[Encoding]:
-    """The texts joined and cut into windows of one length: ONNX Runtime's histograms (entropy and
-    percentile) take activations of one shape only.
+    The quantizer gives every consumer of an activation its rounded form, also the sums that carry it
+    past the next layers: their error would add up, and rounding back takes time.
     """
-    joined: list[Item] = []
-    for start in range(0, len(texts), 2):
-        some = [*texts[start:], *texts]
-        words = " ".join(t if isinstance(t, str) else t[1] for t in some[:WINDOW_TOKENS])
-        joined.append(words if isinstance(some[0], str) else (some[0][0], words))
-    encodings = open_tokenizer(tokenizer, WINDOW_TOKENS).encode_batch_fast(joined)
-    whole = [encoding for encoding in encodings if len(encoding) == WINDOW_TOKENS]
-    return whole[: len(whole) // BATCH * BATCH] or whole[:1]
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    exact: dict[str, str] = {}
+    for product in (node for node in model.graph.node if node.op_type == "MatMul"):
+        rounded = made_by.get(product.input[0])
+        if rounded is not None and rounded.op_type == "DequantizeLinear":
+            exact[product.input[0]] = made_by[rounded.input[0]].input[0]
+    for node in model.graph.node:
+        if node.op_type != "MatMul":
+            for position, name in enumerate(node.input):
+                node.input[position] = exact.get(name, name)
+    return model
 
 
 def outputs_of(
     graph: Path, tokenizer: Path, texts: Sequence[Item], settings: EncoderSettings
-) -> np.ndarray[Any, Any]:
+) -> Outputs:
     """What a graph gives for the texts [N, dim]."""
     encoder = TextEncoder(
         open_session(graph, settings), open_tokenizer(tokenizer, settings.max_tokens), settings
@@ -163,7 +188,7 @@ def outputs_of(
     return encoder.encode(texts).outputs
 
 
-def likeness(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+def likeness(found: Outputs, expected: Outputs) -> float:
     """The mean cosine of rows [N, dim]; of single numbers, the correlation over rows."""
     if expected.shape[1] == 1:
         return float(np.corrcoef(found[:, 0], expected[:, 0])[0, 1])
@@ -171,8 +196,8 @@ def likeness(found: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> flo
     return float(((found * expected).sum(axis=1) / lengths).mean())
 
 
-def describe_calibration(calibration: Calibration) -> str:
+def describe_calibration(calibration: Calibration, texts: int) -> str:
     """How the ranges were found, in words."""
     method = calibration.method
     detail = f" ({calibration.percentile:g} %)" if method == "percentile" else ""
-    return f"static INT8: activation ranges by {method}{detail} from {calibration.texts} calibration texts"
+    return f"static INT8: activation ranges by {method}{detail} from {texts} calibration texts"

@@ -202,7 +202,7 @@ def test_a_fused_graph_is_not_packaged_for_tensorrt(
     fuse(parts.graph, tmp_path)
     recipe = on_gpu(tiny_recipe, core="onnxruntime_tensorrt")
     fused = replace(parts, graph=tmp_path / "model.onnx")
-    with pytest.raises(PackageError, match="TensorRT cannot take .*Attention.*without -fused"):
+    with pytest.raises(PackageError, match=r"TensorRT cannot take .*Attention.*without -fused"):
         assemble(recipe, fused, proof, tmp_path / "repository")
 
 

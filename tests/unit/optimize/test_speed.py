@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from models.manifest import LengthSpeed, Speed
 from optimize.recipe import SpeedRun
