@@ -15,7 +15,8 @@ from optimize.errors import LintError, OptimizeError
 from optimize.recipe import read_recipe
 from optimize.steps import Workspace
 
-console = Console(stderr=False)
+# A log file is as wide as it needs to be; rich would assume 80 columns and cut the table.
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def main(arguments: list[str] | None = None) -> int:

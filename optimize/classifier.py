@@ -3,8 +3,9 @@ classes and the temperature.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from optimize.distill.layers import save_beside_tokenizer
 from optimize.errors import SourceError
 from optimize.load import Attention, SourceModel, open_transformer, read_pooling
-from optimize.modules import Classifier
+from optimize.modules import Classifier, HeadedClassifier
 
 HEAD, LABELS, TEMPERATURE = "head.safetensors", "labels.json", "temperature.json"
 
@@ -29,18 +30,42 @@ def save_classifier(
 
 
 def open_classifier(directory: Path, max_tokens: int, attention: Attention = "sdpa") -> SourceModel:
-    """Open it for probabilities [N, classes]. Raises SourceError when a part is missing or damaged."""
+    """Open it for probabilities [N, classes]: ours, or a Hugging Face classifier as it was brought.
+
+    Raises SourceError when a part is missing or damaged.
+    """
     if not (directory / HEAD).is_file():
-        raise SourceError(
-            "this model has no classification head yet: add fine_tune to the recipe, so that one is "
-            "trained on the labelled data"
-        )
+        return open_headed(directory, max_tokens, attention)
     tokenizer, encoder = open_transformer(directory, max_tokens, "embed", attention)
     labels = json.loads((directory / LABELS).read_text())
     temperature = json.loads((directory / TEMPERATURE).read_text())["temperature"]
     model = Classifier(encoder, read_pooling(directory), len(labels), temperature)
     model.head.load_state_dict(load_file(directory / HEAD))
     return SourceModel(model.eval(), tokenizer)
+
+
+def open_headed(directory: Path, max_tokens: int, attention: Attention) -> SourceModel:
+    """A Hugging Face directory that was saved with a head. Raises SourceError when it has none to use."""
+    config = json.loads((directory / "config.json").read_text())
+    if not is_classifier(config):
+        raise SourceError(
+            "this model has no classification head yet: add fine_tune to the recipe, so that one is "
+            "trained on the labelled data"
+        )
+    tokenizer, transformer = open_transformer(directory, max_tokens, "classify", attention)
+    several = transformer.config.problem_type == "multi_label_classification"
+    if several or transformer.config.num_labels < 2:
+        kind = "gives several labels a text" if several else "gives one number, not classes"
+        raise SourceError(
+            f"this model {kind}, classify needs exactly one label of two or more: train its encoder anew "
+            "with fine_tune"
+        )
+    return SourceModel(HeadedClassifier(transformer).eval(), tokenizer)
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a Hugging Face model was saved with a classification head."""
+    return any("SequenceClassification" in name for name in config.get("architectures") or [])
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:

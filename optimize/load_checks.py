@@ -45,14 +45,15 @@ def refuse_random_weights(missing: Sequence[str]) -> None:
         )
 
 
-def refuse_too_large(weights: Path, available_bytes: int | None = None) -> None:
+def refuse_too_large(*weights: Path, available_bytes: int | None = None) -> None:
     """Raise SourceError when a model cannot be worked on in the memory that this machine has left."""
     if available_bytes is None:
         available_bytes = psutil.virtual_memory().available
-    needed_bytes = weights.stat().st_size * MEMORY_PER_WEIGHT_BYTE
+    size_bytes = sum(path.stat().st_size for path in weights)
+    needed_bytes = size_bytes * MEMORY_PER_WEIGHT_BYTE
     if needed_bytes > available_bytes:
         raise SourceError(
-            f"{weights.name} is {weights.stat().st_size / 2**30:.1f} GiB: optimizing it takes about "
+            f"{weights[0].name} is {size_bytes / 2**30:.1f} GiB: optimizing it takes about "
             f"{needed_bytes / 2**30:.1f} GiB of memory and {available_bytes / 2**30:.1f} GiB are free; use "
             "a larger machine or a smaller model"
         )

@@ -1,5 +1,6 @@
 """The transformer with everything that follows it, so that one graph holds the whole model."""
 
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -78,11 +79,26 @@ class PairScorer(torch.nn.Module):
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[N, T] ids and mask of pairs -> [N, 1] logits."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits: torch.Tensor = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask, **types
-        ).logits
-        return logits
+        return head_logits(self.encoder, input_ids, attention_mask, token_type_ids)
+
+
+class HeadedClassifier(torch.nn.Module):
+    """A classifier as it was brought, with the head that it was saved with."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = encoder.config
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[N, T] ids and mask -> [N, classes] probabilities."""
+        logits = head_logits(self.encoder, input_ids, attention_mask, token_type_ids)
+        return torch.softmax(logits, dim=1)
 
 
 def pool(
@@ -93,11 +109,30 @@ def pool(
     token_type_ids: torch.Tensor | None,
 ) -> torch.Tensor:
     """One vector [N, dim] per sequence: the mean over its tokens, or its first token."""
-    types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
     hidden: torch.Tensor = encoder(
-        input_ids=input_ids, attention_mask=attention_mask, **types
+        input_ids=input_ids, attention_mask=attention_mask, **known_types(encoder, token_type_ids)
     ).last_hidden_state  # [N, T, dim]
     if pooling == "cls":
         return hidden[:, 0]
     mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+
+
+def head_logits(
+    encoder: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    token_type_ids: torch.Tensor | None,
+) -> torch.Tensor:
+    """[N, T] ids and mask -> [N, outputs] of a transformer's own head."""
+    logits: torch.Tensor = encoder(
+        input_ids=input_ids, attention_mask=attention_mask, **known_types(encoder, token_type_ids)
+    ).logits
+    return logits
+
+
+def known_types(encoder: Any, token_type_ids: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The token types as an argument, unless the architecture has none (MPNet, DistilBERT)."""
+    if token_type_ids is None or "token_type_ids" not in signature(encoder.forward).parameters:
+        return {}
+    return {"token_type_ids": token_type_ids}

@@ -110,6 +110,13 @@ def contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
             "fine_tune trains classifiers: drop it, or set task: classify",
         ),
         (
+            recipe.task == "classify"
+            and recipe.fine_tune is None
+            and not getattr(recipe.evaluation.data, "labels", ()),
+            "a classifier that is trained already needs evaluation.data.labels, its classes in the order "
+            "of its outputs (kind labelled); else add fine_tune",
+        ),
+        (
             recipe.has_raw_graph and (trains or not given),
             "a raw ONNX graph cannot be trained, and its own variant is called `given`: "
             "use variants given, given-fused, int8 or qdq",

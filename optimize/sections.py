@@ -100,7 +100,10 @@ class PairFiles(Record):
 
 
 class LabelledFiles(Record):
-    """Your own labelled texts as CSV, JSONL or Parquet; without `test`, a share is held out by hash."""
+    """Your own labelled texts as CSV, JSONL or Parquet; without `test`, a share is held out by hash.
+
+    `labels` are the classes in the order of the outputs of a classifier that is trained already.
+    """
 
     kind: Literal["labelled"]
     train: Path
@@ -108,6 +111,7 @@ class LabelledFiles(Record):
     text: str = "text"
     label: str = "label"
     segment: str | None = None
+    labels: tuple[str, ...] = ()
     held_out: Share = 0.2
     licence: str
 
@@ -220,7 +224,7 @@ class TensorRT(Record):
 class SpeedRun(Record):
     """Batch sizes to time, and interleaved rounds (of five calls) for each.
 
-    `token_lengths`: texts of these lengths are timed as well, at the first two batch sizes.
+    `token_lengths`: texts of these lengths are timed as well, at the first batch size.
     """
 
     batch_sizes: BatchSizes = (1, 8, 32)

@@ -51,11 +51,11 @@ def measure_lengths(
     tokenizer: Tokenizer,
     run: SpeedRun,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Timings per encoder for items of one length each, at the first two batch sizes."""
+    """Timings per encoder for items of one length each, at the first batch size."""
     timed: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
     for tokens in run.token_lengths:
         cut = items_of_length(tokenizer, items, tokens)
-        speeds = measure_speed(encoders, baseline, cut, run.batch_sizes[:2], run.length_rounds)
+        speeds = measure_speed(encoders, baseline, cut, run.batch_sizes[:1], run.length_rounds)
         for name, values in speeds.items():
             timed[name] += [{**speed.model_dump(), "tokens": tokens} for speed in values]
     return timed

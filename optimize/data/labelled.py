@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.manifest import sha256_file
+from models.manifest import sha256_file, sha256_lines
 from models.triton.text_encoder.tokens import Item
 from optimize.data.folder import describe_provenance, read_lines
 from optimize.data.retrieval import Rows, segments_by_words
@@ -76,14 +76,20 @@ class Labelled:
         return None
 
 
-def read_labelled(folder: Path, _: Evaluation) -> Labelled:
+def read_labelled(folder: Path, evaluation: Evaluation) -> Labelled:
     """Read a data folder. Raises SourceError when labels are missing or of one class."""
     train, test = (read_rows(folder, name) for name in ("train", "test"))
-    names = sorted({label for _, label, _ in train})
+    asked = list(getattr(evaluation.data, "labels", ()))
+    names = asked or sorted({label for _, label, _ in train})
     if len(names) < 2:
         raise SourceError(
             f"{folder}: every training text has the label {names[0] if names else 'nothing'!r}: a "
             "classifier needs at least two classes"
+        )
+    if asked and (other := sorted({label for _, label, _ in [*train, *test]} - set(asked))):
+        raise SourceError(
+            f"{folder}: labels {', '.join(other)} are in the data but not in evaluation.data.labels "
+            f"({', '.join(asked)}): write both alike, in the order of the model's outputs"
         )
     if unseen := sorted({label for _, label, _ in test} - set(names)):
         raise SourceError(
@@ -101,7 +107,8 @@ def read_labelled(folder: Path, _: Evaluation) -> Labelled:
         segments=segments_by_words(texts, [s for _, _, s in test]) | by_class(labels, names),
         calibration=[row["text"] for row in read_lines(folder, "calibration")],
         provenance=describe_provenance(folder),
-        digests={name: sha256_file(folder / f"{name}.jsonl.gz") for name in ("train", "test")},
+        digests={name: sha256_file(folder / f"{name}.jsonl.gz") for name in ("train", "test")}
+        | ({"labels": sha256_lines(asked)} if asked else {}),
     )
 
 

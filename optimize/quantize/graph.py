@@ -48,24 +48,30 @@ def refuse_unusable(graph: Path) -> None:
         ) from error
 
 
-def weight_products(model: onnx.ModelProto) -> dict[str, str]:
+def weight_products(model: onnx.ModelProto, static: bool = False) -> dict[str, str]:
     """The matrix products with FP32 weights, in the graph's order: each node's name, and what it is of.
 
-    Raises QuantizeError when there is none. Gemm is not among them: in these graphs it is the small
-    head of a classifier, where INT8 gains nothing and errors go straight into the answer.
+    Raises QuantizeError when there is none, or when `static` quantization has no form of one. Gemm is
+    not among them: in these graphs it is the small head of a classifier, where INT8 gains nothing and
+    errors go straight into the answer.
     """
     weights = {t.name for t in model.graph.initializer if t.data_type == FLOAT}
-    found = {
-        node.name: node.input[0]
+    found = [
+        node
         for node in model.graph.node
         if node.op_type in ("MatMul", "Attention") and node.input[1] in weights
-    }
+    ]
     if not found:
         raise QuantizeError(
             "this graph has no matrix products with FP32 weights, it may be quantized already: "
             "drop its int8 and qdq variants, or bring the FP32 graph"
         )
-    return found
+    if static and any(node.op_type == "Attention" for node in found):
+        raise QuantizeError(
+            "attention fused into one operator cannot be quantized by calibration: use qdq without "
+            "-fused, or int8-fused"
+        )
+    return {node.name: node.input[0] for node in found}
 
 
 def notes_of(destination: Path, *sentences: str) -> None:

@@ -3,6 +3,7 @@
 A text's vector then no longer depends on the texts beside it.
 """
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ import onnx
 from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
+    QuantType,
     TensorData,
     TensorsData,
     quantize_static,
     save_tensors_data,
 )
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
 from models.triton.text_encoder.tokens import Item, open_tokenizer
@@ -55,19 +58,20 @@ def write_static_int8(
             "texts to the data's calibration, or drop these variants"
         )
     model = named_and_typed(onnx.load(fp32))
-    products = weight_products(model)
+    products = weight_products(model, static=True)
     feeds = calibration_feeds(fp32, tokenizer, some, settings)
     ranges = ranges_of(model, sorted(set(products.values())), feeds, section.calibration)
+    whole = quantize_graph(model, ranges, isa, section.embedding_table)
     scored = some[:SCORED_TEXTS]
     expected = outputs_of(fp32, tokenizer, scored, settings)
     path = destination / "model.onnx"
 
     def score(excluded: Sequence[str]) -> float:
-        quantize_graph(model, ranges, isa, section.embedding_table, excluded, path)
+        onnx.save(leave_out(whole, model, excluded), path)
         return likeness(outputs_of(path, tokenizer, scored, settings), expected)
 
     found = exclude_until_held(list(products), score, section.min_cosine, section.max_excluded)
-    quantize_graph(model, ranges, isa, section.embedding_table, found.operators, path)
+    onnx.save(leave_out(whole, model, found.operators), path)
     notes_of(destination, describe_calibration(section.calibration, len(some)), found.words)
 
 
@@ -79,7 +83,7 @@ def named_and_typed(model: onnx.ModelProto) -> onnx.ModelProto:
     for position, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{position}"
     typed = {info.name for info in [*model.graph.value_info, *model.graph.input]}
-    untyped = sorted(set(weight_products(model).values()) - typed)
+    untyped = sorted(set(weight_products(model, static=True).values()) - typed)
     model.graph.value_info.extend(
         onnx.helper.make_tensor_value_info(name, FLOAT, None) for name in untyped
     )
@@ -87,59 +91,31 @@ def named_and_typed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def quantize_graph(
-    model: onnx.ModelProto,
-    ranges: Mapping[str, Range],
-    isa: Isa,
-    embedding_table: bool,
-    excluded: Sequence[str],
-    path: Path,
-) -> None:
-    """Write the graph with its products in INT8, but for the excluded; the embedding tables where asked.
+    model: onnx.ModelProto, ranges: Mapping[str, Range], isa: Isa, embedding_table: bool
+) -> onnx.ModelProto:
+    """The graph with all its products in INT8; its embedding tables where asked.
 
     ONNX Runtime runs them as integer products with FP32 results. Everything between them (attention
     scores, softmax, GELU, normalisation and the residual sums) keeps its precision: quantizing it
     costs more time than it saves.
     """
-    products = {name: x for name, x in weight_products(model).items() if name not in excluded}
-    operators = {node.name: node.op_type for node in model.graph.node}
-    fused = [name for name in products if operators[name] == "Attention"]
-    plain = [name for name in products if operators[name] == "MatMul"]
-    tables = table_lookups(model) if embedding_table else []
-    if fused:  # QDQ has no form of it: its operator takes integers and their scales itself
-        model = quantized(model, fused, ranges, isa, QuantFormat.QOperator)
-    model = quantized(model, [*plain, *tables], ranges, isa, QuantFormat.QDQ)
-    onnx.save(keep_residuals(model), path)
-
-
-def quantized(
-    model: onnx.ModelProto,
-    nodes: Sequence[str],
-    ranges: Mapping[str, Range],
-    isa: Isa,
-    form: QuantFormat,
-) -> onnx.ModelProto:
-    """The graph with these nodes quantized by ONNX Runtime's own tool, which works on files."""
-    if not nodes:
-        return model
-    kinds = sorted({node.op_type for node in model.graph.node if node.name in nodes})
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    nodes = [*weight_products(model, static=True), *(table_lookups(model) if embedding_table else [])]
+    with tempfile.TemporaryDirectory() as folder, quiet():  # ONNX Runtime's tool works on files
         cache, path = Path(folder) / "ranges.json", Path(folder) / "model.onnx"
         save_tensors_data(tensors_data(ranges), cache)
         quantize_static(
-            onnx.ModelProto.FromString(model.SerializeToString()),
+            copy.deepcopy(model),  # it works in place
             path,
             calibration_cache_path=cache,
-            quant_format=form,
-            op_types_to_quantize=kinds,
-            nodes_to_quantize=list(nodes),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gather"],
+            nodes_to_quantize=nodes,
             per_channel=True,
+            activation_type=QuantType.QUInt8,  # ONNX Runtime has no integer products of signed ones
             weight_type=weight_type(isa),
-            extra_options={
-                "DefaultTensorType": FLOAT,
-                "OpTypesToExcludeOutputQuantization": kinds,
-            },
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gather"]},
         )
-        return onnx.load(path)
+        return keep_residuals(onnx.load(path))
 
 
 def tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
@@ -175,6 +151,23 @@ def keep_residuals(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type != "MatMul":
             for position, name in enumerate(node.input):
                 node.input[position] = exact.get(name, name)
+    return model
+
+
+def leave_out(
+    quantized: onnx.ModelProto, fp32: onnx.ModelProto, excluded: Sequence[str]
+) -> onnx.ModelProto:
+    """The quantized graph with these products as they are in the FP32 graph."""
+    if not excluded:
+        return quantized
+    model = copy.deepcopy(quantized)
+    original = {node.name: node for node in fp32.graph.node}
+    for node in (node for node in model.graph.node if node.name in excluded):
+        node.input[:] = original[node.name].input
+    held = {tensor.name for tensor in model.graph.initializer}
+    needed = {original[name].input[1] for name in excluded} - held
+    model.graph.initializer.extend(t for t in fp32.graph.initializer if t.name in needed)
+    OnnxModel(model).prune_graph()
     return model
 
 

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from optimize.data.labelled import Labelled
+from optimize.errors import SourceError
 from optimize.quality import Encode
 from optimize.tasks.embed import encode_all
 
@@ -19,8 +20,14 @@ ECE_BINS = 15  # of equal width (Guo et al., 2017)
 
 
 def predict(encode: Encode, data: Labelled) -> Probabilities:
-    """The probabilities [N, classes] of the held-out texts."""
-    return encode_all(encode, data.texts, "texts")
+    """The probabilities [N, classes] of the held-out texts. Raises SourceError for other classes."""
+    probabilities = encode_all(encode, data.texts, "texts")
+    if probabilities.shape[1] != len(data.label_names):
+        raise SourceError(
+            f"the model knows {probabilities.shape[1]} classes, the data {len(data.label_names)} "
+            f"({', '.join(data.label_names)}): name all of the model's in evaluation.data.labels"
+        )
+    return probabilities
 
 
 def measure(data: Labelled, predictions: Probabilities, rows: Rows) -> dict[str, float]:

@@ -1,0 +1,126 @@
+"""The GPU ensemble on the real Triton, its core replaced by the same graph on ONNX Runtime's CPU provider."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from tritonclient.grpc import model_config_pb2 as pb
+from tritonclient.utils import InferenceServerException
+
+from models.manifest import read_manifest
+from models.triton.text_encoder.encoder import Encoded, TextEncoder
+from optimize.ensemble import core_name
+from optimize.package import Parts, assemble
+from optimize.proof import Proof
+from optimize.recipe import Recipe
+from optimize.triton_config import read_config, write_config
+from serving.triton.launch import run_triton
+
+pytestmark = pytest.mark.triton
+
+CORE = Path(__file__).parent / "cpu_core.py"
+NOT_UTF_8 = b"caf\xe9"
+
+
+@pytest.fixture(scope="module")
+def encoder(packaged_repository: Path) -> TextEncoder:
+    """The same model as it is served on a CPU."""
+    manifest = read_manifest(packaged_repository)
+    return TextEncoder.from_directory(packaged_repository / manifest.name / "1")
+
+
+@pytest.fixture(scope="module")
+def ensemble(
+    packaged_repository: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The GPU repository of the packaged model, with a core that runs here."""
+    repository = tmp_path_factory.mktemp("ensemble") / "repository"
+    manifest = read_manifest(packaged_repository)
+    version = packaged_repository / manifest.name / "1"
+    known = manifest.model_dump(include=set(Proof.model_fields))
+    parts = Parts(version / "model.onnx", version / "tokenizer.json", data_sets=[], packages=[])
+    recipe = small_recipe.model_copy(update={"target": "gpu"})
+    assemble(recipe, parts, Proof.model_validate(known), repository)
+    put_on_cpu(repository / core_name(recipe.name))
+    return repository
+
+
+def put_on_cpu(core: Path) -> None:
+    """The same configuration but for the backend and the kind of instance."""
+    config = read_config(core / "config.pbtxt")
+    config.ClearField("platform")
+    config.backend = "python"
+    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_CPU
+    write_config(core / "config.pbtxt", config)
+    shutil.copyfile(CORE, core / "1/model.py")
+    names = {"inputs": [t.name for t in config.input], "output": config.output[0].name}
+    (core / "1/names.json").write_text(json.dumps(names))
+
+
+@pytest.fixture(scope="module")
+def client(
+    ensemble: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[triton_grpc.InferenceServerClient]:
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    with (
+        run_triton(ensemble, log_path=log, unverified=True) as triton,
+        triton_grpc.InferenceServerClient(triton.grpc_url) as client,
+    ):
+        yield client
+
+
+def ask(client: triton_grpc.InferenceServerClient, texts: Sequence[str | bytes]) -> Encoded:
+    raw = [text if isinstance(text, bytes) else text.encode() for text in texts]
+    tensor = triton_grpc.InferInput("text", [len(raw), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(raw, dtype=object).reshape(-1, 1))
+    reply = client.infer("search-encoder", [tensor])
+    return Encoded(reply.as_numpy("embedding"), reply.as_numpy("token_count").ravel())
+
+
+def texts_of(number: int) -> list[str]:
+    return [f"what is number {index} " + "and so on " * (index % 9) for index in range(number)]
+
+
+def alike(answered: Encoded, expected: Encoded) -> bool:
+    """INT8 scales its activations by the batch, which padding changes a little."""
+    cosines = (answered.outputs * expected.outputs).sum(axis=1)
+    counts = answered.token_counts.tolist() == expected.token_counts.tolist()
+    return bool(cosines.min() > 0.95) and counts
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_the_ensemble_answers_like_the_cpu_model(
+    client: triton_grpc.InferenceServerClient, encoder: TextEncoder, size: int
+):
+    texts = texts_of(size)
+    assert alike(ask(client, texts), encoder.encode(texts))
+
+
+@pytest.mark.parametrize("text", ["", "long " * 2000, "ümläut, 漢字 and \U0001f680"])
+def test_unusual_texts_are_answered_too(
+    client: triton_grpc.InferenceServerClient, encoder: TextEncoder, text: str
+):
+    assert alike(ask(client, [text]), encoder.encode([text]))
+
+
+def test_a_text_that_is_not_utf_8_is_refused(client: triton_grpc.InferenceServerClient):
+    with pytest.raises(InferenceServerException, match="text is not UTF-8"):
+        ask(client, [NOT_UTF_8])
+
+
+def test_requests_of_equal_length_share_runs_of_the_core(
+    client: triton_grpc.InferenceServerClient, encoder: TextEncoder
+):
+    texts = texts_of(48)
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda text: ask(client, [text]), texts))
+    for text, answer in zip(texts, answers, strict=True):
+        assert alike(answer, encoder.encode([text]))
+    core = client.get_inference_statistics(core_name("search-encoder"), as_json=True)
+    counted = core["model_stats"][0]
+    assert int(counted["execution_count"]) < int(counted["inference_count"])
