@@ -160,10 +160,16 @@ def init_recipe(options: argparse.Namespace) -> None:
     from optimize.init import write_recipe
 
     seen = write_recipe(options.model, options.task, options.data, options.output, options.force)
-    what = f"{seen.layers} layers, {seen.pooling} pooling" if seen.layers else "a raw graph"
-    console.print(f"{seen.path.name}: {what}, {seen.size_bytes / 1e6:.0f} MB, task {seen.task}")
-    data = "" if options.data else "name your data in evaluation.data, then "
-    console.print(f"wrote {options.output}: {data}run `python -m optimize run {options.output}`")
+    print_line(f"{seen.path.name}: {seen.words}, task {seen.task}, {seen.max_tokens} tokens")
+    if seen.labels:
+        print_line(
+            "it is trained already: check the order of its classes in evaluation.data.labels"
+        )
+    data = "check the columns of" if options.data else "name"
+    print_line(
+        f"wrote {options.output}: {data} your data in evaluation.data, then run "
+        f"`python -m optimize run {options.output}`"
+    )
 
 
 def lint_repository(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from models.manifest import sha256_lines
 from optimize.data import data_folder
 from optimize.data.folder import read_texts
+from optimize.distill.layers import keep_layers
 from optimize.distill.static import quantize_static_table, write_static
 from optimize.distill.student import write_student
 from optimize.distill.teacher import write_teacher_vectors
@@ -177,7 +178,7 @@ class Workshop:
             )
         checkpoint = self.workspace.root / "checkpoints" / f"student-{key_of(inputs)}"
         make = partial(write, checkpoint)
-        return self.derive("distill-student", self.model, inputs, make, also=[train])
+        return self.derive("distill-student", self.model, inputs, make, also=[train, keep_layers])
 
     def static(self, variant: Variant) -> Step:
         """The static student, with an FP32 or an INT8 table."""

@@ -25,6 +25,9 @@ USUAL_OUTPUTS: Mapping[Task, tuple[str, ...]] = {
     "rerank": ("score", "logits"),
 }
 
+FLOATS = "farshore_floats"
+
+Constants = dict[str, Any]  # of whole numbers
 Outputs = Mapping[str, npt.NDArray[Any]]  # what each output was in a run on two texts
 
 
@@ -35,39 +38,43 @@ def complete(model: onnx.ModelProto, task: Task, seen: Outputs, pooling: Pooling
     refuse_other_shape(chosen, values, task)
     name = OUTPUTS[task]
     if chosen == name:
-        rename(model, chosen, f"{chosen}_given")
         chosen = f"{chosen}_given"
-    nodes, constants = (
-        [helper.make_node("Cast", [chosen], ["farshore_in"], to=TensorProto.FLOAT)],
-        {},
-    )
-    match task, values.ndim:
-        case "embed", 3:
-            pooled, constants = pooling_nodes("farshore_in", "farshore_pooled", pooling)
-            nodes += [*pooled, unit("farshore_pooled", name)]
-            feed_mask(model)
-        case "embed", _:
-            nodes.append(unit("farshore_in", name))
-        case "classify", _:
-            operator = {} if are_probabilities(values) else {"axis": 1}
-            nodes.append(
-                helper.make_node(
-                    "Softmax" if operator else "Identity", ["farshore_in"], [name], **operator
-                )
-            )
-        case _:
-            nodes.append(helper.make_node("Reshape", ["farshore_in", "farshore_column"], [name]))
-            constants = {"farshore_column": [-1, 1]}
-    model.graph.node.extend(nodes)
+        rename(model, name, chosen)
+    to_float = helper.make_node("Cast", [chosen], [FLOATS], to=TensorProto.FLOAT)
+    nodes, constants = completing_nodes(task, values, name, pooling)
+    model.graph.node.extend([to_float, *nodes])
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.array(values, dtype=np.int64), key)
-        for key, values in constants.items()
+        numpy_helper.from_array(np.array(value, dtype=np.int64), key)
+        for key, value in constants.items()
     )
+    if any("attention_mask" in node.input for node in nodes):
+        feed_mask(model)
     width = 1 if task == "rerank" else values.shape[-1]
     del model.graph.output[:]
     model.graph.output.append(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch_size", width])
     )
+
+
+def completing_nodes(
+    task: Task, values: npt.NDArray[Any], name: str, pooling: Pooling
+) -> tuple[list[onnx.NodeProto], Constants]:
+    """What lies between the graph's own output and the task's, and the constants that it needs."""
+    make = helper.make_node
+    match task:
+        case "embed" if values.ndim == 3:
+            nodes, constants = pooling_nodes(FLOATS, "farshore_pooled", pooling)
+            return [*nodes, unit("farshore_pooled", name)], constants
+        case "embed":
+            return [unit(FLOATS, name)], {}
+        case "classify" if are_probabilities(values):
+            return [make("Identity", [FLOATS], [name])], {}
+        case "classify":
+            return [make("Softmax", [FLOATS], [name], axis=1)], {}
+        case "rerank":
+            return [make("Reshape", [FLOATS, "farshore_column"], [name])], {
+                "farshore_column": [-1, 1]
+            }
 
 
 def pick_output(seen: Outputs, task: Task) -> str:
@@ -110,7 +117,7 @@ def are_probabilities(values: npt.NDArray[Any]) -> bool:
 
 def pooling_nodes(
     hidden: str, pooled: str, pooling: Pooling
-) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
+) -> tuple[list[onnx.NodeProto], Constants]:
     """[N, T, dim] -> [N, dim]: the first token, or the sum where the mask is 1, and their constants.
 
     Of the sum only the direction counts: unit vectors follow, so nothing divides it.

@@ -98,6 +98,10 @@ def contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
             "student variants need distill.student: add it, or drop them from variants",
         ),
         (
+            "student" in families and recipe.task == "rerank",
+            "students of rerankers are not supported: drop the student variants",
+        ),
+        (
             "static" in families and (distill.static is None or recipe.task != "embed"),
             "static variants need distill.static and the task embed",
         ),

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Search in each way, measure all rounds, write the report and show it."""
+    deadline_s = time.monotonic() + options.limit_minutes * 60
     if options.rounds < 1 or options.seconds <= 0 or options.minutes <= 0:
         raise SettingsError("a bench needs a round of windows longer than zero seconds")
     manifest = read_manifest(options.repository)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         reference = found["tuned"]
         with asks(options.repository, work, manifest, reference) as probes:
             limit_ms = reference["max_p99_ms"]
-            rounds = measure_rounds(probes, found, limit_ms, options, console)
+            rounds = measure_rounds(probes, found, limit_ms, options, deadline_s, console)
     report = make_report(
         manifest,
         rounds,
@@ -88,6 +90,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     write_report(report, options.output)
     panel = Panel(table_of(report), title=f"{report.model} ({report.variant})", title_align="left")
     console.print(panel)
+    if report.generator_limited:
+        limited = ", ".join(report.generator_limited)
+        console.print(f"[yellow]lower bounds[/yellow], the load generator was the limit: {limited}")
     console.print(f"load average before: {load_before:.1f}; every window: {options.output}")
     required = [line.met for line in report.lines if line.met is not None]
     return SHOWN if required and all(required) else NOT_SHOWN
@@ -148,22 +153,31 @@ def measure_rounds(
     found: dict[Case, dict[str, Any]],
     max_p99_ms: float,
     options: argparse.Namespace,
+    deadline_s: float,
     console: Console,
 ) -> list[Round]:
-    """All cases in each round; every other round goes backwards, so that drift favours none."""
+    """All cases in each round; every other round goes backwards, so that drift favours none.
+
+    A round that would end after `deadline_s`, a time.monotonic() value, is not begun, but for the first.
+    """
     default_rate = found["tuned"]["tuned"]["tuning"]["default_rate_per_s"] or 100.0
     about = {
         case: found[case]["tuned"]["tuning"]["rate_per_s"] if case in found else default_rate
         for case in CASES
     }
     rounds: list[Round] = []
+    longest_s = 0.0
     for number in range(options.rounds):
+        began_s = time.monotonic()
+        if rounds and began_s + longest_s > deadline_s:
+            break
         measured: Round = {}
         with console.status(f"round {number + 1} of {options.rounds}"):
             for case in list(CASES) if number % 2 == 0 else list(CASES)[::-1]:
                 measure = partial(window, probes[case], number + 1, max_p99_ms, options.seconds)
                 measured[case] = highest_rate(measure, about[case])
         rounds.append(measured)
+        longest_s = max(longest_s, time.monotonic() - began_s)
     return rounds
 
 
@@ -190,10 +204,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--recipe", type=Path, default=Path("models/recipes/search-encoder.yaml"))
     add("--repository", type=Path, default=Path("build/repository"))
-    add("--minutes", type=float, default=4.0, help="for each of the three searches")
+    add("--minutes", type=float, default=3.5, help="for each of the three searches")
     add("--confirm-rounds", type=int, default=2, help="at the end of each search")
     add("--seconds", type=float, default=3.0, help="length of a window of the final rounds")
     add("--rounds", type=int, default=5, help="final rounds, in which everything is compared")
+    add("--limit-minutes", type=float, default=25.0, help="no final round is begun that ends later")
     add("--output", type=Path, default=Path("build/bench/tune.json"))
     return parser.parse_args(arguments)
 

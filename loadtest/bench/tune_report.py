@@ -38,7 +38,10 @@ class Searched(Record):
 
 
 class TuneBenchReport(Record):
-    """One run of the bench, with every window and what is needed to repeat it or to doubt it."""
+    """One run of the bench, with every window and what is needed to repeat it or to doubt it.
+
+    `generator_limited` names the cases whose rate is a lower bound in some round.
+    """
 
     schema_version: int = 1
     model: str
@@ -50,6 +53,7 @@ class TuneBenchReport(Record):
     configurations: int
     searched: dict[str, Searched]
     lines: list[Line]
+    generator_limited: list[str]
     rounds: list[Round]
     load_before: float
     machine: dict[str, str]
@@ -64,6 +68,7 @@ def make_report(manifest: Manifest, rounds: Sequence[Round], **facts: Any) -> Tu
         variant=manifest.variant,
         digest=manifest.digest,
         lines=lines_of(rounds),
+        generator_limited=generator_limited(rounds),
         rounds=list(rounds),
         machine=hardware_facts(),
         versions=installed_versions((*PACKAGES, "optuna")),
@@ -95,6 +100,15 @@ def lines_of(rounds: Sequence[Round]) -> list[Line]:
         for case in CASES
     ]
     return [*compared, *stated]
+
+
+def generator_limited(rounds: Sequence[Round]) -> list[str]:
+    """The cases for which the load generator, not the server, may have been the limit in some round."""
+    return [
+        words
+        for case, words in CASES.items()
+        if any(measured[case].generator_limited for measured in rounds)
+    ]
 
 
 def table_of(report: TuneBenchReport) -> Table:

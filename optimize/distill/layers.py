@@ -61,6 +61,9 @@ def save_beside_tokenizer(encoder: Any, source: Path, destination: Path) -> None
 
 
 def write_training_log(destination: Path, history: Sequence[Any], **facts: Any) -> None:
-    """training.json: every validation, and facts on the data."""
-    content = {**facts, "history": [vars(point) for point in history]}
+    """training.json: every validation, and facts on the data; no times, so that the same training gives
+    the same files.
+    """
+    told = ("step", "train_loss", "validation_loss")
+    content = {**facts, "history": [{k: getattr(p, k) for k in told} for p in history]}
     (destination / "training.json").write_text(json.dumps(content, indent=2) + "\n")

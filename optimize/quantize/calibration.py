@@ -92,8 +92,9 @@ def cut_tails(counts: Counts, edges: Edges, share: float) -> Range:
     """The range that holds this share of the values, as much cut off below as above."""
     tail = (1 - share) / 2
     reached = np.cumsum(counts) / max(1.0, counts.sum())
-    first, last = np.searchsorted(reached, tail, side="right"), np.searchsorted(reached, 1 - tail)
-    low, high = edges[min(first, BINS)], edges[min(last + 1, BINS)]
+    first = int(np.searchsorted(reached, tail, side="right"))
+    last = int(np.searchsorted(reached, 1 - tail)) + 1
+    low, high = edges[min(first, BINS)], edges[min(last, BINS)]
     return min(0.0, float(low)), max(0.0, float(high))
 
 

@@ -99,7 +99,10 @@ def quantize_graph(
     scores, softmax, GELU, normalisation and the residual sums) keeps its precision: quantizing it
     costs more time than it saves.
     """
-    nodes = [*weight_products(model, static=True), *(table_lookups(model) if embedding_table else [])]
+    nodes = [
+        *weight_products(model, static=True),
+        *(table_lookups(model) if embedding_table else []),
+    ]
     with tempfile.TemporaryDirectory() as folder, quiet():  # ONNX Runtime's tool works on files
         cache, path = Path(folder) / "ranges.json", Path(folder) / "model.onnx"
         save_tensors_data(tensors_data(ranges), cache)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from models.manifest import Record, write_atomically
+from optimize.errors import TuneError
 from optimize.tune.objective import Probed, highest_rate
 from optimize.tune.server import Probe, Server
 from optimize.tune.trials import COLD_START_PER_S, Bench, Trial, running
@@ -19,11 +21,15 @@ ROUNDS_NAME = "rounds.json"
 
 
 class Turn(Record):
-    """The highest rate that one configuration held in one round; `p99_ms` at that rate."""
+    """The highest rate that one configuration held in one round; `p99_ms` at that rate.
+
+    `generator_limited`: the load generator was at its own limit, the rate is a lower bound.
+    """
 
     rate_per_s: float
     p99_ms: float | None
     memory_bytes: int
+    generator_limited: bool = False
 
 
 class Confirmed(Record):
@@ -115,6 +121,7 @@ def play_round(
             rate_per_s=reached.rate_per_s,
             p99_ms=reached.p99_ms,
             memory_bytes=server.memory_bytes(),
+            generator_limited=reached.generator_limited,
         )
     return [turns[i] for i in range(len(servers))]
 
@@ -149,19 +156,34 @@ def write_rounds(
 def choose(confirmed: Sequence[Confirmed], max_memory_mib: int | None) -> tuple[Confirmed, str]:
     """The configuration to serve with, and why, in words. The first is the default.
 
-    Another one must have a median above everything that the default reached: less is noise.
+    Another one must have a median above everything that the default reached: less is noise. A default
+    that needs more memory than allowed gives way to any that does not; raises TuneError when all do.
     """
     default, *others = confirmed
-    limit_bytes = None if max_memory_mib is None else max_memory_mib * 2**20
-    within = [one for one in others if limit_bytes is None or one.memory_bytes <= limit_bytes]
+    limit_bytes = math.inf if max_memory_mib is None else max_memory_mib * 2**20
+    within = [one for one in others if one.memory_bytes <= limit_bytes]
     best = max(within, key=lambda one: one.median_rate, default=None)
-    top = max(default.rates)
-    spread = f"{default.median_rate:.0f}/s ({min(default.rates):.0f} to {top:.0f})"
+    of_default = f"{spread(default)} of the default"
+    if default.memory_bytes > limit_bytes:
+        too_much = f"{default.memory_bytes / 2**20:.0f} MiB, more than {max_memory_mib}"
+        if best is None:
+            raise TuneError(
+                f"nothing fits: the default takes {too_much}: allow more with tune.max_memory_mib, or "
+                "use a smaller variant"
+            )
+        return best, f"{spread(best)} against {of_default}, which takes {too_much}"
     if best is None:
-        return default, f"the default stays at {spread}: nothing else held the limits"
-    found = f"{best.median_rate:.0f}/s ({min(best.rates):.0f} to {max(best.rates):.0f})"
-    if best.median_rate <= top:
+        return default, f"the default stays at {spread(default)}: nothing else held the limits"
+    if best.median_rate <= max(default.rates):
         return default, (
-            f"the default stays at {spread}: the best other reached {found}, within its spread"
+            f"the default stays at {spread(default)}: the best other reached {spread(best)}, within "
+            "its spread"
         )
-    return best, f"{found} against {spread} of the default, in {len(best.turns)} rounds"
+    return best, f"{spread(best)} against {of_default}, in {len(best.turns)} rounds"
+
+
+def spread(one: Confirmed) -> str:
+    """The median rate with its range, and a warning where it may be the load generator's."""
+    limited = any(turn.generator_limited for turn in one.turns)
+    bound = ", the load generator at its limit" if limited else ""
+    return f"{one.median_rate:.0f}/s ({min(one.rates):.0f} to {max(one.rates):.0f}{bound})"

@@ -49,13 +49,13 @@ class Plan:
 def plan_of(recipe: Recipe, options: argparse.Namespace) -> Plan:
     """The plan of a command line. Raises TuneError when it asks for nothing."""
     trials = recipe.tune.trials if options.trials is None else options.trials
-    if trials < 1 or options.rounds < 1 or (options.minutes or 1) <= 0:
+    if trials < 1 or options.rounds < 1 or (options.minutes is not None and options.minutes <= 0):
         raise TuneError("a search needs at least one trial, one round and some time")
     return Plan(
         repository=options.repository,
         destination=options.publish or options.repository,
         folder=options.folder,
-        limits=Limits(trials, options.minutes and options.minutes * 60),
+        limits=Limits(trials, None if options.minutes is None else options.minutes * 60),
         rounds=options.rounds,
         how=options.search,
     )

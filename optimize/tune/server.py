@@ -5,6 +5,7 @@ Both are used as anyone would use them, by command line and JSON: `python -m ser
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.05
 LOG_TAIL_LINES = 3
+PR_SET_PDEATHSIG = 1  # prctl(2)
+LIBC = ctypes.CDLL(None)
 
 Probe = Callable[[float, int], Probed]  # rate per second, seed -> one window
 
@@ -110,11 +113,19 @@ def prober(server: Server, load: Load, work: Path) -> Iterator[Probe]:
 
 
 def start(command: Sequence[str], log: IO[bytes], pipe: int) -> subprocess.Popen[bytes]:
-    """A process in a session of its own, so that Ctrl-C in the terminal reaches it only through us."""
+    """A process in a session of its own, so that Ctrl-C in the terminal reaches it only through us.
+
+    It gets SIGTERM when this thread is gone, even killed: no server goes on that nobody asks any more.
+    """
     return subprocess.Popen(
         command, stdin=pipe, stdout=log if pipe == subprocess.DEVNULL else pipe, stderr=log,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=end_with_parent,
     )  # fmt: skip
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process once the thread that started it is gone."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def ask(process: subprocess.Popen[bytes], order: str, log: Path) -> bytes:

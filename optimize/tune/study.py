@@ -86,7 +86,9 @@ def open_study(folder: Path, seed: int) -> optuna.Study:
         storage=storage, study_name="serving", direction="maximize", load_if_exists=True
     )
     study.sampler = sampler_of(seed + len(study.trials))
-    for trial in study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
+    for _ in study.get_trials(states=(TrialState.WAITING,)):
+        study.ask()  # takes one that waits: only a running trial may be given up
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     return study
 

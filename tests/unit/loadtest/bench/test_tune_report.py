@@ -10,6 +10,7 @@ from loadtest.bench.tune_report import (
     Round,
     Searched,
     TuneBenchReport,
+    generator_limited,
     lines_of,
     make_report,
     table_of,
@@ -72,6 +73,13 @@ def test_what_held_nothing_has_no_ratio_but_its_line():
 def test_no_round_shows_nothing():
     with pytest.raises(ValueError, match="no median"):
         lines_of([])
+
+
+def test_cases_in_which_the_generator_was_the_limit_are_named():
+    limited = a_round()
+    limited["grid"] = limited["grid"].model_copy(update={"generator_limited": True})
+    assert generator_limited([a_round(), limited]) == [CASES["grid"]]
+    assert generator_limited([a_round()]) == []
 
 
 def test_the_written_report_says_what_each_search_did(tmp_path: Path, manifest: Manifest):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from optimize.errors import TuneError
 from optimize.tune.confirm import (
     Confirmed,
     Turn,
@@ -50,6 +51,28 @@ def test_what_takes_too_much_memory_is_not_chosen():
     chosen, words = choose([default, large], max_memory_mib=500)
     assert chosen.parameters == DEFAULT
     assert "nothing else held the limits" in words
+
+
+def test_a_default_that_needs_too_much_memory_gives_way_to_what_fits():
+    default, small = confirmed(DEFAULT, [600], memory_mib=900), confirmed(OTHER, [400])
+    chosen, words = choose([default, small], max_memory_mib=500)
+    assert chosen.parameters == OTHER
+    assert "900 MiB, more than 500" in words
+
+
+def test_nothing_that_fits_into_the_memory_allowed_is_refused():
+    with pytest.raises(TuneError, match=r"900 MiB.*tune\.max_memory_mib"):
+        choose([confirmed(DEFAULT, [600], memory_mib=900)], max_memory_mib=500)
+
+
+def test_a_rate_that_may_be_the_generators_is_a_lower_bound_in_the_verdict():
+    limited = Turn(rate_per_s=900.0, p99_ms=40.0, memory_bytes=MIB, generator_limited=True)
+    other = Confirmed(parameters=OTHER, turns=[limited])
+    _, words = choose([confirmed(DEFAULT, [600]), other], None)
+    assert words == (
+        "900/s (900 to 900, the load generator at its limit) against 600/s (600 to 600) of the "
+        "default, in 1 rounds"
+    )
 
 
 def test_the_finalists_are_the_default_and_the_best_that_held_all_limits():

@@ -8,7 +8,7 @@ from optimize.recipe import Recipe
 from optimize.sections import Serving, Tune
 from optimize.tune.objective import Figures
 from optimize.tune.space import Parameters, Space, space_of
-from optimize.tune.study import Goal, Limits, search
+from optimize.tune.study import Goal, Limits, open_study, propose, search
 from optimize.tune.trials import Trial
 
 GOAL = Goal("throughput", usd_per_hour=0.1, max_p99_ms=50.0, max_memory_mib=None)
@@ -167,3 +167,13 @@ def test_figures_of_a_failed_trial_do_not_exist():
     assert trial.figures is None
     assert isinstance(held(0, {"max_batch_size": 1, "max_queue_delay_us": 0, "workers": 1,
                                "instances": 1}, None).figures, Figures)  # fmt: skip
+
+
+def test_a_search_killed_before_a_proposal_was_taken_up_goes_on(space: Space, tmp_path: Path):
+    search(space, GOAL, held, tmp_path, Limits(2))
+    study = open_study(tmp_path, 0)
+    study.enqueue_trial({"instances": 0})
+    propose(study, space, space.default)  # takes up the one before, and leaves this one waiting
+    trials = search(space, GOAL, held, tmp_path, Limits(4))
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert all(trial.state.is_finished() for trial in open_study(tmp_path, 0).trials)
