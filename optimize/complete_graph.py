@@ -25,6 +25,7 @@ USUAL_OUTPUTS: Mapping[Task, tuple[str, ...]] = {
     "rerank": ("score", "logits"),
 }
 
+PREFIX = "farshore_"  # of every tensor that is added
 FLOATS = "farshore_floats"
 
 Constants = dict[str, Any]  # of whole numbers
@@ -37,10 +38,8 @@ def complete(model: onnx.ModelProto, task: Task, seen: Outputs, pooling: Pooling
     values = seen[chosen]
     refuse_other_shape(chosen, values, task)
     name = OUTPUTS[task]
-    if chosen == name:
-        chosen = f"{chosen}_given"
-        rename(model, name, chosen)
-    to_float = helper.make_node("Cast", [chosen], [FLOATS], to=TensorProto.FLOAT)
+    own = make_room(model, name).get(chosen, chosen)
+    to_float = helper.make_node("Cast", [own], [FLOATS], to=TensorProto.FLOAT)
     nodes, constants = completing_nodes(task, values, name, pooling)
     model.graph.node.extend([to_float, *nodes])
     model.graph.initializer.extend(
@@ -148,10 +147,17 @@ def feed_mask(model: onnx.ModelProto) -> None:
         )
 
 
-def rename(model: onnx.ModelProto, old: str, new: str) -> None:
-    """Call a tensor otherwise, to free its name."""
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name == old:
-                    names[place] = new
+def make_room(model: onnx.ModelProto, output: str) -> dict[str, str]:
+    """Rename, in place, what has a name that is needed now: the graph may be one of ours, brought back."""
+    graph = model.graph
+    names = {tensor.name for tensor in graph.initializer}
+    names |= {name for node in graph.node for name in node.output}
+    renamed = {name: f"{name}_given" for name in names if name.startswith(PREFIX)}
+    if output in names:
+        renamed[output] = f"{PREFIX}{output}_given"
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in graph.node:
+        for used in (node.input, node.output):
+            used[:] = [renamed.get(name, name) for name in used]
+    return renamed

@@ -156,8 +156,9 @@ def write_rounds(
 def choose(confirmed: Sequence[Confirmed], max_memory_mib: int | None) -> tuple[Confirmed, str]:
     """The configuration to serve with, and why, in words. The first is the default.
 
-    Another one must have a median above everything that the default reached: less is noise. A default
-    that needs more memory than allowed gives way to any that does not; raises TuneError when all do.
+    Another one must be ahead of it in every round, and its median above everything that the default
+    reached: less is noise. A default that needs more memory than allowed gives way to any that does not;
+    raises TuneError when all do.
     """
     default, *others = confirmed
     limit_bytes = math.inf if max_memory_mib is None else max_memory_mib * 2**20
@@ -174,12 +175,20 @@ def choose(confirmed: Sequence[Confirmed], max_memory_mib: int | None) -> tuple[
         return best, f"{spread(best)} against {of_default}, which takes {too_much}"
     if best is None:
         return default, f"the default stays at {spread(default)}: nothing else held the limits"
-    if best.median_rate <= max(default.rates):
+    ahead = [one for one in within if is_ahead(one, default)]
+    if not ahead:
         return default, (
-            f"the default stays at {spread(default)}: the best other reached {spread(best)}, within "
-            "its spread"
+            f"the default stays at {spread(default)}: the best other reached {spread(best)}, which is "
+            "not beyond the noise"
         )
+    best = max(ahead, key=lambda one: one.median_rate)
     return best, f"{spread(best)} against {of_default}, in {len(best.turns)} rounds"
+
+
+def is_ahead(one: Confirmed, default: Confirmed) -> bool:
+    """Whether it beats the default in each round, and by its median in all of them at once."""
+    in_each = all(own > other for own, other in zip(one.rates, default.rates, strict=True))
+    return in_each and one.median_rate > max(default.rates)
 
 
 def spread(one: Confirmed) -> str:

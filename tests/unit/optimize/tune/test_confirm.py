@@ -43,7 +43,14 @@ def test_the_default_stays_when_nothing_beats_it_beyond_its_spread():
     default = confirmed(DEFAULT, [300, 310, 400])
     chosen, words = choose([default, confirmed(OTHER, [340, 350, 360])], None)
     assert chosen.parameters == DEFAULT
-    assert "within its spread" in words
+    assert "not beyond the noise" in words
+
+
+def test_a_high_median_that_is_not_ahead_in_every_round_is_noise():
+    default, erratic = confirmed(DEFAULT, [48, 95, 95]), confirmed(OTHER, [190, 21, 597])
+    steady = confirmed(THIRD, [100, 110, 120])
+    assert choose([default, erratic], None)[0].parameters == DEFAULT
+    assert choose([default, erratic, steady], None)[0].parameters == THIRD
 
 
 def test_what_takes_too_much_memory_is_not_chosen():
