@@ -66,7 +66,13 @@ def check_tokenizer(model: Model, version: Path, graph: onnx.ModelProto) -> Iter
     path, rows = version / "tokenizer.json", embedding_rows(graph)
     if not path.is_file() or rows is None:
         return
-    tokens = Tokenizer.from_file(str(path)).get_vocab_size()
+    try:
+        tokens = Tokenizer.from_buffer(path.read_bytes()).get_vocab_size()
+    except ValueError as error:
+        yield model.error(
+            f"{version.name}/tokenizer.json", f"cannot be read ({error})", "package again"
+        )
+        return
     if tokens > rows:
         yield model.error(
             f"{version.name}/tokenizer.json",

@@ -77,9 +77,10 @@ def test_a_flipped_byte_is_an_error_that_names_the_file(cpu: Path):
     content = bytearray(path.read_bytes())
     content[10] ^= 1
     path.write_bytes(bytes(content))
-    (found,) = lint(cpu)
-    assert found.severity == "error"
-    assert f"changed: {NAME}/1/tokenizer.json" in found.problem
+    tampered, unreadable = lint(cpu)
+    assert {tampered.severity, unreadable.severity} == {"error"}
+    assert f"changed: {NAME}/1/tokenizer.json" in tampered.problem
+    assert "1/tokenizer.json: cannot be read" in unreadable.line
 
 
 def test_a_repository_without_its_signature_is_an_error(cpu: Path):
