@@ -38,6 +38,8 @@ def export_onnx(
         warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
         export(module, complete_config(constructor(module.config), output), path, opset=opset)
     onnx.checker.check_model(str(path), full_check=True)
+    # The exporter leaves the width of normalised vectors symbolic; whoever reads the graph needs it.
+    onnx.shape_inference.infer_shapes_path(str(path), str(path))
 
 
 def complete_config(config: Any, output: str) -> Any:

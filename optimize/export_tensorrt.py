@@ -45,7 +45,7 @@ def export_tensorrt(
 ) -> None:
     """Build an engine for each compute capability asked; `lengths` are tokens of real texts.
 
-    Writes sm_<capability>.plan and .json to `destination`, and keeps the builder's timing cache in
+    Writes sm_<capability>.plan and .json to `destination`, and keeps the timing cache of `tensorrt` in
     `destination`'s parent. Raises EngineError.
     """
     refuse_foreign_operators(graph)
@@ -153,15 +153,17 @@ def build_engine(
         config.set_compute_capability(target, 0)
     for shapes in profiles:
         config.add_optimization_profile(optimization_profile(builder, network, shapes))
-    cache = destination.parent / f"timing-{section.builder}-{trt.__version__}.cache"
-    use_timing_cache(config, cache)
+    cache = destination.parent / f"timing-{trt.__version__}.cache"
+    if section.builder == "tensorrt":  # TensorRT-RTX measures nothing ahead of time
+        use_timing_cache(config, cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(
             f"{section.builder} {trt.__version__} could not build {graph.name} for {capability}: its "
             "messages above name the layer; try the fp32 variant or a smaller max_batch_size"
         )
-    keep_timing_cache(config, cache)
+    if section.builder == "tensorrt":
+        keep_timing_cache(config, cache)
     path = destination / f"sm_{capability}.plan"
     path.write_bytes(bytes(plan))
     engine = Engine(
@@ -205,7 +207,7 @@ def optimization_profile(builder: Any, network: Any, shapes: Profile) -> Any:
 
 
 def use_timing_cache(config: Any, path: Path) -> None:
-    """Measurements of kernels from earlier builds; one of another builder is refused by the library."""
+    """Measurements of kernels from earlier builds; those of another GPU are refused by the library."""
     stored = path.read_bytes() if path.is_file() else b""
     config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
 
