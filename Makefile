@@ -51,7 +51,7 @@ test: $(READY) ## run every test, the real Triton server included
 	$(BIN)/python -m pytest
 
 check: $(READY) ## ruff, mypy strict, import directions
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check --no-cache . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_import_directions.py
 
 format: $(READY) ## let ruff rewrite what it can

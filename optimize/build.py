@@ -23,6 +23,10 @@ from optimize.export_onnx import write_export
 from optimize.fine_tune import write_classifier_student, write_fine_tuned
 from optimize.load import WEIGHTS, fetch_source, source_identity
 from optimize.quantize import Isa, detect_isa, fuse, quantize_half, quantize_int8, write_static_int8
+from optimize.quantize.calibration import ranges_of
+from optimize.quantize.dynamic import weight_type
+from optimize.quantize.exclusion import exclude_until_held
+from optimize.quantize.graph import weight_products
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sections import Distill
 from optimize.steps import Step, Workspace, key_of
@@ -141,7 +145,8 @@ class Workshop:
         """Dynamic INT8: activations get their scale at run time."""
         isa, table = self.isa(), self.recipe.quantize.embedding_table
         make = partial(quantize_int8, onnx_of(graph), isa, table)
-        return self.derive("quantize-int8", graph, {"isa": isa, "embedding_table": table}, make)
+        inputs = {"isa": isa, "embedding_table": table}
+        return self.derive("quantize-int8", graph, inputs, make, also=[weight_products])
 
     def qdq(self, graph: Step) -> Step:
         """Static INT8: activations get their scale from calibration texts."""
@@ -160,7 +165,8 @@ class Workshop:
             section,
             encoder_settings(self.recipe),
         )
-        return self.derive("quantize-qdq", graph, inputs, make)
+        also = [ranges_of, exclude_until_held, weight_products, weight_type]
+        return self.derive("quantize-qdq", graph, inputs, make, also)
 
     def student(self) -> Step:
         """A student of the model, from some of its layers."""

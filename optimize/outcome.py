@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from models.prices import Price, usd_per_million
-
 from models.manifest import (
     Evidence,
     Record,
@@ -12,6 +10,7 @@ from models.manifest import (
     VectorFigures,
     hardware_facts,
 )
+from models.prices import Price, usd_per_million
 from optimize.gate import Decision
 from optimize.measure import Candidates
 from optimize.package import Published

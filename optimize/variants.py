@@ -1,6 +1,6 @@
 """The names of variants: what a graph descends from, how its numbers are stored, how it is fused.
 
-    <family>-<precision>[-fused]      fp32, int8, qdq-fused, student-int8, static
+    <family>-<precision>[-fused]      fp32, int8, fp16-fused, student-qdq, static
 
 `fp32` alone is the source's own graph; `static` alone is the static student in FP32.
 """
@@ -44,8 +44,13 @@ def parse_variant(name: str) -> Variant:
     if len(parts) > 1 or precision not in get_args(Precision):
         raise ValueError(explain(name))
     variant = Variant(family, precision, fused)  # type: ignore[arg-type]  # checked above
-    unknown_static = family == "static" and (fused or precision not in STATIC_PRECISIONS)
-    if unknown_static or (family != "source" and precision == "given") or variant.name != name:
+    impossible = (
+        family == "static" and (fused or precision not in STATIC_PRECISIONS),
+        family != "source" and precision == "given",
+        fused and precision == "qdq",  # ONNX Runtime cannot calibrate its fused attention
+        variant.name != name,
+    )
+    if any(impossible):
         raise ValueError(explain(name))
     return variant
 
@@ -54,6 +59,6 @@ def explain(name: str) -> str:
     """What a variant's name may be."""
     return (
         f"no variant is called {name!r}: use fp32, fp16, int8, qdq or given (a raw ONNX graph), "
-        "student- before them for the layer-dropped student, -fused after them for ONNX Runtime's "
-        "transformer fusions; static or static-int8 for the static student"
+        "student- before them for the layer-dropped student, -fused after them (not after qdq) for ONNX "
+        "Runtime's transformer fusions; static or static-int8 for the static student"
     )

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from models.prices import Price, usd_per_million
-
 from models.manifest import Evidence, Record, Speed, Tuning
+from models.prices import Price, usd_per_million
 from optimize.variants import Variant, parse_variant
 
 
