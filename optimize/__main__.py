@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--repository", type=Path, default=Path("build/repository"))
     run.add_argument("--reports", type=Path, default=Path("build/optimize"))
     run.add_argument("--variant", help="package this accepted variant instead of the cheapest")
+    run.add_argument("--tune-folder", type=Path, default=Path("build/tune"), help="of `tune`")
     run.add_argument("--cache", type=Path, default=Path("build/cache"))
     run.set_defaults(command=run_recipe)
     data = commands.add_parser("data", help="rebuild evaluation, calibration and training texts")
@@ -103,7 +104,12 @@ def run_recipe(options: argparse.Namespace) -> None:
     workspace = Workspace(options.cache, announce_step)
     workspace.remove_leftovers()
     outcome = optimize(
-        recipe, workspace, options.repository, options.reports, asked=options.variant
+        recipe,
+        workspace,
+        options.repository,
+        options.reports,
+        asked=options.variant,
+        tune_folder=options.tune_folder,
     )
     print_outcome(outcome, console)
     state = "packaged" if outcome.repository_changed else "unchanged"

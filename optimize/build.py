@@ -56,6 +56,10 @@ class Built:
         raw = self.model.directory / "model.onnx"
         return raw if raw.is_file() else self.model.directory / WEIGHTS
 
+    def served_files(self, variant: str) -> tuple[Path, Path]:
+        """The graph of a variant and its tokenizer."""
+        return onnx_of(self.variants[variant]), self.model.directory / "tokenizer.json"
+
     def notes(self, variant: str) -> list[str]:
         """How a variant was made, in words, where its step left any."""
         step = self.variants.get(variant, self.model)
@@ -165,7 +169,12 @@ class Workshop:
             section,
             encoder_settings(self.recipe),
         )
-        also = [ranges_of, exclude_until_held, weight_products, weight_type]
+        also: list[Callable[..., Any]] = [
+            ranges_of,
+            exclude_until_held,
+            weight_products,
+            weight_type,
+        ]
         return self.derive("quantize-qdq", graph, inputs, make, also)
 
     def student(self) -> Step:

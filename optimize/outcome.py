@@ -6,7 +6,6 @@ from models.manifest import (
     Evidence,
     Record,
     Task,
-    Tuning,
     VectorFigures,
     hardware_facts,
 )
@@ -17,6 +16,7 @@ from optimize.package import Published
 from optimize.proof import Proof
 from optimize.tasks import TASKS
 from optimize.tools import tool_versions
+from optimize.tune.apply import Tuned
 from optimize.waterfall import Stage, largest, waterfall
 
 
@@ -50,7 +50,7 @@ class Outcome(Record):
     price: Price
     usd_per_million: dict[str, float]
     waterfall: list[Stage]
-    tuning: Tuning | None
+    tuned: Tuned | None
     data_summary: str
     data_provenance: str
     hardware: dict[str, str]
@@ -64,11 +64,14 @@ def describe(
     chosen: str | None,
     published: Published,
     proof: Proof | None,
+    tuned: Tuned | None,
     price: Price,
 ) -> Outcome:
-    """Everything the reports show; `proof` is what the manifest says, where something was packaged."""
+    """Everything the reports show; `proof` is what the manifest says, where something was packaged, and
+    `tuned` what an earlier search chose for serving it.
+    """
     recipe, verdicts = candidates.recipe, {d.variant: d for d in decisions}
-    tuning = proof.tuning if proof else None
+    tuning = tuned.tuning if tuned else None
     return Outcome(
         name=recipe.name,
         task=recipe.task,
@@ -97,7 +100,7 @@ def describe(
             if measured.speed
         },
         waterfall=waterfall(evidence, candidates.baseline, chosen, tuning, price),
-        tuning=tuning,
+        tuned=tuned,
         data_summary=candidates.data.summary,
         data_provenance=candidates.data.provenance,
         hardware=hardware_facts(),

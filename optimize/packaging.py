@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from optimize.measure import Candidates, encodes_queries_only
 from optimize.package import Parts, assemble, configs_of, served_code_digest
 from optimize.profile import reference_profile
 from optimize.proof import Proof
-from optimize.recipe import recipe_digest
+from optimize.recipe import encoder_settings, recipe_digest
 from optimize.sbom import runtime_packages
 from optimize.steps import Step, Workspace
 from optimize.tasks import PREDICTIONS
@@ -107,18 +108,19 @@ def write_profile(
 def package(candidates: Candidates, workspace: Workspace, proof: Proof) -> Step:
     """The proved variant as a complete Triton repository with its manifest."""
     recipe, built = candidates.recipe, candidates.built
-    model = built.variants[proof.variant]
+    graph, tokenizer = built.served_files(proof.variant)
     parts = Parts(
-        graph=model.directory / "model.onnx",
-        tokenizer=built.model.directory / "tokenizer.json",
+        graph=graph,
+        tokenizer=tokenizer,
         data_sets=candidates.data_sets,
         packages=runtime_packages(recipe.target),
         engines=engine_paths(build_engines(candidates, workspace, proof.variant)),
     )
     inputs = {
-        "model": model.digest,
+        "model": built.variants[proof.variant].digest,
         "tokenizer": built.model.digest,
         "served_code": served_code_digest(),
+        "settings": asdict(encoder_settings(recipe)),
         "config": [str(config) for config in configs_of(recipe, proof, parts.graph)],
         "proof": proof.model_dump(mode="json"),
         "bill": [str(part) for part in (*parts.data_sets, *parts.packages)],

@@ -6,6 +6,7 @@ Every step is content-addressed (steps.py): a second run repeats nothing, a kill
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from models.prices import find_price, load_prices
@@ -29,15 +30,22 @@ from optimize.report import write_reports
 from optimize.sbom import DataSet, read_data_set
 from optimize.steps import RECORD_NAME, Step, Workspace
 from optimize.tasks import TASKS
+from optimize.tune.apply import TUNE_FOLDER, find_tuned
 
 
 def optimize(
-    recipe: Recipe, workspace: Workspace, repository: Path, reports: Path, asked: str | None = None
+    recipe: Recipe,
+    workspace: Workspace,
+    repository: Path,
+    reports: Path,
+    asked: str | None = None,
+    tune_folder: Path = TUNE_FOLDER,
 ) -> Outcome:
     """Carry a recipe to a published repository and its reports.
 
-    `asked` names the variant to package instead of the cheapest accepted one. Raises GateError, with the
-    reports written, when no variant is good enough or the one asked for is not.
+    `asked` names the variant to package instead of the cheapest accepted one; `tune_folder` holds what
+    earlier searches chose for serving, which counts where it was found for exactly this model. Raises
+    GateError, with the reports written, when no variant is good enough or the one asked for is not.
     """
     folder = data_folder(recipe.evaluation.data, workspace)
     data = TASKS[recipe.task].read(folder, recipe.evaluation)
@@ -54,15 +62,19 @@ def optimize(
     decisions = judge(candidates, quality, evidence)
     chosen = pick(decisions, choose(decisions, evidence), asked)
 
-    published, proof = Published(repository, digest=None, changed=False), None
+    published, proof, tuned = Published(repository, digest=None, changed=False), None, None
     if chosen is not None:
         proof = prove(candidates, workspace, quality, evidence, decisions, chosen)
+        tuned = find_tuned(recipe, *built.served_files(chosen), tune_folder)
+        if tuned is not None:
+            candidates = replace(candidates, recipe=tuned.recipe(recipe))
+            proof = proof.model_copy(update={"tuning": tuned.tuning})
         packaged = package(candidates, workspace, proof)
         published = publish(packaged.directory, repository)
         copy_engines(build_engines(candidates, workspace, chosen), reports / "engines")
 
     price = find_price(load_prices(), recipe.tune.instance)
-    outcome = describe(candidates, evidence, decisions, chosen, published, proof, price)
+    outcome = describe(candidates, evidence, decisions, chosen, published, proof, tuned, price)
     write_reports(outcome, reports)
     if chosen is None:
         raise GateError(explain_refusal(decisions, asked))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.manifest import Evidence, Interval
+from optimize.tune.objective import Figures, pareto_front
 from optimize.waterfall import Stage, largest
 
 Candidates = Mapping[str, Evidence]
@@ -98,6 +99,24 @@ def waterfall_plot(stages: Sequence[Stage]) -> str:
     axes.invert_yaxis()
     axes.set_xlim(right=max(costs) * 1.2)
     axes.set_xlabel("$ per million requests")
+    return to_svg(figure)
+
+
+def tuning_plot(tried: Sequence[Figures], chosen: Mapping[str, int]) -> str:
+    """What each served configuration held against its memory, with the Pareto front as a line."""
+    figure, axes = new_figure("serving parameters tried on Triton")
+    front = pareto_front(tried)
+    for label, some, style in (
+        ("tried", tried, "."),
+        ("Pareto front", front, "o-"),
+        ("chosen", [one for one in tried if one.parameters == chosen], "*"),
+    ):
+        memory = [one.memory_bytes / 2**20 for one in some]
+        size = 14 if label == "chosen" else 6
+        axes.plot(memory, [one.rate_per_s for one in some], style, markersize=size, label=label)
+    axes.set_xlabel("memory of the server, MiB")
+    axes.set_ylabel("texts per second within the p99 limit")
+    axes.legend(fontsize=8)
     return to_svg(figure)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from models.manifest import Evidence, Interval, Speed, VectorFigures, write_atomically
 from optimize import plots
 from optimize.outcome import Outcome, VariantReport, metrics_of
+from optimize.tune.apply import Tuned
 
 SEGMENTS_IN_PLOT = 8
 
@@ -42,6 +43,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for variant in outcome.variants:
         for reason in variant.reasons:
             console.print(f"  {variant.name}: {reason}", highlight=False, markup=False)
+    if outcome.tuned is not None:
+        console.print(f"  {tuned_line(outcome.tuned)}", highlight=False, markup=False)
 
 
 def render_markdown(outcome: Outcome) -> str:
@@ -75,6 +78,7 @@ def render_page(outcome: Outcome) -> str:
         segment_rows=segment_rows(outcome),
         vector_rows=[vector_cells(figures) for figures in outcome.stored_vectors],
         plots=draw(outcome),
+        tuned=tuned_line(outcome.tuned) if outcome.tuned else None,
         machine=machine_line(outcome),
         data=data_line(outcome),
     )
@@ -92,6 +96,8 @@ def draw(outcome: Outcome) -> list[str]:
         drawn.append(plots.latency_plot(evidence))
     if outcome.variants[0].evidence.lengths:
         drawn.append(plots.length_plot(evidence))
+    if outcome.tuned is not None:
+        drawn.append(plots.tuning_plot(outcome.tuned.tried, outcome.tuned.parameters))
     if segments:
         drawn.append(
             plots.segment_plot(shown_by_segment(outcome, evidence), outcome.primary, segments)
@@ -158,6 +164,17 @@ def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
 def interval_text(interval: Interval) -> str:
     """A value with its interval."""
     return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def tuned_line(tuned: Tuned) -> str:
+    """What an earlier search chose for serving, and what that gained."""
+    chosen = ", ".join(f"{name} {value}" for name, value in tuned.parameters.items())
+    figures = tuned.tuning
+    return (
+        f"served with what `tune` chose in {figures.trials} trials: {chosen}: "
+        f"{figures.rate_per_s:.0f} texts per second with p99 within {figures.max_p99_ms:g} ms, "
+        f"{figures.default_rate_per_s:.0f} with the recipe's own values"
+    )
 
 
 def machine_line(outcome: Outcome) -> str:

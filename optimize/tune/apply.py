@@ -16,9 +16,9 @@ from models.manifest import (
 )
 from optimize.package import Published, publish, served_code_digest
 from optimize.recipe import Recipe
-from optimize.sections import Serving
 from optimize.tune.edit import write_tuned
-from optimize.tune.space import serving_with
+from optimize.tune.objective import Figures
+from optimize.tune.space import recipe_with
 
 TUNE_FOLDER = Path("build/tune")
 
@@ -28,10 +28,12 @@ class Tuned(Record):
 
     parameters: dict[str, int]
     tuning: Tuning
+    tried: list[Figures]
+    """Every configuration that held the limits at some rate, in the order of the trials."""
 
-    def serving(self, recipe: Recipe) -> Serving:
-        """The recipe's section `serving` with what was chosen; what is not searched stays as it is."""
-        return serving_with(recipe.serving, self.parameters)
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe with what was chosen in its section `serving`; what is not searched stays."""
+        return recipe_with(recipe, self.parameters)
 
 
 def tuning_key(recipe: Recipe, graph: Path, tokenizer: Path) -> str:

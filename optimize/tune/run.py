@@ -129,7 +129,7 @@ def tune(
         space={name: list(values) for name, values in space.values.items()},
         configurations=space.size,
         trials=trials,
-        pareto_front=pareto_front([t.figures for t in trials if t.figures and t.rate_per_s]),
+        pareto_front=pareto_front(tuned.tried),
         confirmed=confirmed,
         verdict=verdict,
         tuned=tuned,
@@ -209,4 +209,5 @@ def describe(recipe: Recipe, trials: Sequence[Trial], default: Confirmed, best: 
             seconds=round(sum(trial.seconds for trial in trials), 1),
             hardware=hardware_facts(),
         ),
+        tried=[trial.figures for trial in trials if trial.figures and trial.rate_per_s],
     )

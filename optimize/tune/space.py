@@ -80,14 +80,10 @@ def parameters_of(serving: Serving) -> Parameters:
     return {name: getattr(serving, name) for name in NAMES}
 
 
-def serving_with(serving: Serving, parameters: Mapping[str, int]) -> Serving:
-    """The section with other parameters; what is not searched stays as it is."""
-    return serving.model_copy(update=dict(parameters))
-
-
 def recipe_with(recipe: Recipe, parameters: Mapping[str, int]) -> Recipe:
-    """The recipe with other serving parameters."""
-    return recipe.model_copy(update={"serving": serving_with(recipe.serving, parameters)})
+    """The recipe with other serving parameters; what is not searched stays as it is."""
+    serving = recipe.serving.model_copy(update=dict(parameters))
+    return recipe.model_copy(update={"serving": serving})
 
 
 def first_guesses(space: Space) -> list[Parameters]:

@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from models.manifest import read_manifest, verify_files
+from models.manifest import Tuning, read_manifest, verify_files
 from optimize.recipe import Recipe
+from optimize.triton_config import read_config
+from optimize.tune.apply import Tuned, keep_tuned, tuning_key
+from optimize.tune.objective import Figures
+from optimize.tune.space import parameters_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,6 +44,7 @@ class Command:
 
     recipe: Path
     directory: Path
+    more: tuple[str, ...] = ()
 
     @property
     def repository(self) -> Path:
@@ -53,7 +58,7 @@ class Command:
     def arguments(self) -> list[str]:
         options = {name: self.directory / name for name in ("repository", "cache", "reports")}
         flags = [part for name, path in options.items() for part in (f"--{name}", str(path))]
-        return [sys.executable, "-m", "optimize", "run", str(self.recipe), *flags]
+        return [sys.executable, "-m", "optimize", "run", str(self.recipe), *flags, *self.more]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -143,6 +148,44 @@ def test_a_second_run_says_unchanged_and_touches_nothing(undisturbed: Command):
     assert re.findall(r"^✓ (\S+) \(unchanged\)$", done.stdout, re.MULTILINE) == list(STEPS)
     assert f"unchanged: {undisturbed.repository}" in done.stdout
     assert snapshot(undisturbed.repository) | snapshot(undisturbed.cache) == before
+
+
+def test_what_a_search_chose_for_this_model_is_packaged_with_its_evidence(
+    undisturbed: Command, small_recipe: Recipe, tmp_path: Path
+):
+    version = undisturbed.repository / "search-encoder/1"
+    parameters = {**parameters_of(small_recipe.serving), "workers": 1, "max_batch_size": 16}
+    tuned = tuned_with(parameters)
+    key = tuning_key(small_recipe, version / "model.onnx", version / "tokenizer.json")
+    keep_tuned(tuned, key, tmp_path)
+    places = ("--tune-folder", str(tmp_path), "--repository", str(tmp_path / "repository"))
+    done = replace(undisturbed, more=places).run()
+    assert done.returncode == 0, done.stderr
+    assert "served with what `tune` chose in 12 trials: max_batch_size 16" in done.stdout
+    assert re.findall(r"^▶ (\S+)$", done.stdout, re.MULTILINE) == ["package"]
+    manifest = read_manifest(tmp_path / "repository")
+    assert manifest.tuning == tuned.tuning
+    packaged = tmp_path / "repository/search-encoder"
+    assert read_config(packaged / "config.pbtxt").max_batch_size == manifest.max_batch_size == 16
+    assert json.loads((packaged / "1/encoder.json").read_text())["workers"] == 1
+    assert "Pareto front" in (undisturbed.directory / "reports/report.html").read_text()
+
+
+def tuned_with(parameters: dict[str, int]) -> Tuned:
+    figures = Figures(parameters=parameters, rate_per_s=500.0, p99_ms=41.0, memory_bytes=2**28)
+    tuning = Tuning(
+        parameters=parameters,
+        default_parameters=parameters,
+        max_p99_ms=50.0,
+        rate_per_s=500.0,
+        p99_ms=41.0,
+        default_rate_per_s=400.0,
+        memory_bytes=2**28,
+        trials=12,
+        seconds=200.0,
+        hardware={"cpu": "this one"},
+    )
+    return Tuned(parameters=parameters, tuning=tuning, tried=[figures])
 
 
 def test_a_gate_that_nothing_passes_leaves_the_repository_and_says_why(

@@ -78,7 +78,7 @@ def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
         price=price,
         usd_per_million={"pytorch": 0.25, "fp32": 0.3, "int8": 0.06},
         waterfall=waterfall(evidence, "pytorch", "int8", None, price),
-        tuning=None,
+        tuned=None,
         data_summary="7,119 held-out questions over 5,506 passages",
         data_provenance="BoolQ; CC BY-SA 3.0",
         hardware={"cpu": "Fast CPU", "cores": "2", "memory": "24 GiB", "gpu": "none"},

@@ -27,6 +27,7 @@ def tuned(parameters: Parameters) -> Tuned:
             seconds=200.0,
             hardware={"cpu": "this one"},
         ),
+        tried=[],
     )
 
 
@@ -65,12 +66,12 @@ def test_a_later_packaging_finds_what_was_chosen_for_the_same_model(
     keep_tuned(tuned, tuning_key(tiny_recipe, *files), tmp_path)
     found = find_tuned(tiny_recipe, *files, tmp_path)
     assert found == tuned
-    assert found.serving(tiny_recipe).instances == 2
+    assert found.recipe(tiny_recipe).serving.instances == 2
 
 
 def test_what_is_not_searched_comes_from_the_recipe(tiny_recipe: Recipe, tuned: Tuned):
     recipe = tiny_recipe.model_copy(update={"serving": Serving(vectors="int8")})
-    assert tuned.serving(recipe).vectors == "int8"
+    assert tuned.recipe(recipe).serving.vectors == "int8"
 
 
 @pytest.mark.parametrize(
