@@ -74,7 +74,7 @@ def encoded(packaged_repository: Path, manifest: Manifest) -> np.ndarray:
     """TEXTS as the packaged encoder embeds them, without Triton or gateway."""
     directory = packaged_repository / manifest.name / str(manifest.version)
     encoder = load_package("packaged_encoder", directory / "encoder.py")
-    return encoder.TextEncoder.from_directory(directory).encode(TEXTS).embeddings
+    return encoder.TextEncoder.from_directory(directory).encode(TEXTS).outputs
 
 
 def load_package(name: str, path: Path) -> ModuleType:

@@ -104,7 +104,7 @@ def test_a_request_of_any_size_is_answered_like_the_encoder_that_was_measured(
         texts = questions(size)
         answered, expected = ask(texts), encoder.encode(texts)
         assert answered.embeddings.shape == (size, manifest.output_dim)
-        np.testing.assert_allclose(answered.embeddings, expected.embeddings, atol=1e-5)
+        np.testing.assert_allclose(answered.embeddings, expected.outputs, atol=1e-5)
         assert answered.token_counts.tolist() == [[n] for n in expected.token_counts]
 
 
@@ -131,7 +131,7 @@ def test_a_text_that_is_too_long_returns_its_whole_token_count(
 def test_unusual_texts_are_answered_like_any_other(ask: Ask, encoder: TextEncoder, text: str):
     expected = encoder.encode([text])
     answered = ask([text])
-    np.testing.assert_allclose(answered.embeddings, expected.embeddings, atol=1e-5)
+    np.testing.assert_allclose(answered.embeddings, expected.outputs, atol=1e-5)
     assert answered.token_counts.ravel().tolist() == expected.token_counts.tolist()
 
 
@@ -166,7 +166,7 @@ def test_concurrent_requests_share_executions_and_each_gets_its_own_answer(
     futures = merge(ask, statistics, [[text] for text in texts])
     answered = np.concatenate([future.result().embeddings for future in futures])
     # INT8 scales its activations by the batch, so that a vector differs a little with its neighbours.
-    similarity = answered @ encoder.encode(texts).embeddings.T
+    similarity = answered @ encoder.encode(texts).outputs.T
     assert np.diag(similarity).min() > 0.95
     assert similarity.argmax(axis=1).tolist() == list(range(len(texts)))
 
@@ -179,4 +179,4 @@ def test_a_request_that_is_not_utf_8_fails_alone_among_those_it_shares_an_execut
     with pytest.raises(InferenceServerException, match="text is not UTF-8"):
         bad.result()
     answered = good.result().embeddings[0]
-    assert answered @ encoder.encode(["a good text"]).embeddings[0] > 0.95
+    assert answered @ encoder.encode(["a good text"]).outputs[0] > 0.95
