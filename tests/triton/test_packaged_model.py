@@ -103,8 +103,8 @@ def test_a_request_of_any_size_is_answered_like_the_encoder_that_was_measured(
     for size in range(1, manifest.max_batch_size + 1):
         texts = questions(size)
         answered, expected = ask(texts), encoder.encode(texts)
-        assert answered.embeddings.shape == (size, manifest.output_dim)
-        np.testing.assert_allclose(answered.embeddings, expected.outputs, atol=1e-5)
+        assert answered.outputs.shape == (size, manifest.output_dim)
+        np.testing.assert_allclose(answered.outputs, expected.outputs, atol=1e-5)
         assert answered.token_counts.tolist() == [[n] for n in expected.token_counts]
 
 
@@ -124,14 +124,14 @@ def test_a_text_that_is_too_long_returns_its_whole_token_count(
     answered = ask([text, "a short one"])
     assert answered.token_counts[0] == whole
     assert answered.token_counts[1] < manifest.max_tokens
-    np.testing.assert_allclose(np.linalg.norm(answered.embeddings, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(answered.outputs, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("text", ["", "ümläut, 漢字 and \U0001f680", "nul \0 inside", "  \n\t "])
 def test_unusual_texts_are_answered_like_any_other(ask: Ask, encoder: TextEncoder, text: str):
     expected = encoder.encode([text])
     answered = ask([text])
-    np.testing.assert_allclose(answered.embeddings, expected.outputs, atol=1e-5)
+    np.testing.assert_allclose(answered.outputs, expected.outputs, atol=1e-5)
     assert answered.token_counts.ravel().tolist() == expected.token_counts.tolist()
 
 
@@ -164,7 +164,7 @@ def test_concurrent_requests_share_executions_and_each_gets_its_own_answer(
 ):
     texts = questions(16)
     futures = merge(ask, statistics, [[text] for text in texts])
-    answered = np.concatenate([future.result().embeddings for future in futures])
+    answered = np.concatenate([future.result().outputs for future in futures])
     # INT8 scales its activations by the batch, so that a vector differs a little with its neighbours.
     similarity = answered @ encoder.encode(texts).outputs.T
     assert np.diag(similarity).min() > 0.95
@@ -178,5 +178,5 @@ def test_a_request_that_is_not_utf_8_fails_alone_among_those_it_shares_an_execut
     _, bad, good = merge(ask, statistics, [slow, [NOT_UTF_8], ["a good text"]])
     with pytest.raises(InferenceServerException, match="text is not UTF-8"):
         bad.result()
-    answered = good.result().embeddings[0]
+    answered = good.result().outputs[0]
     assert answered @ encoder.encode(["a good text"]).outputs[0] > 0.95
