@@ -161,7 +161,8 @@ def logits_of(model: Classifier, encodings: Sequence[Encoding], rows: Rows) -> t
     model.eval()
     batches = np.array_split(rows, max(1, len(rows) // BATCH))
     with torch.inference_mode():
-        return torch.cat([forward(model, encodings, batch).cpu() for batch in batches]).clone()
+        found = torch.cat([forward(model, encodings, batch).cpu() for batch in batches])
+    return found.clone()  # a tensor of inference mode may not take part in training
 
 
 def split_rows(data: Labelled, validation_share: float, seed: int) -> Split:

@@ -51,6 +51,7 @@ class Outcome(Record):
     usd_per_million: dict[str, float]
     waterfall: list[Stage]
     tuned: Tuned | None
+    frozen: dict[str, float]
     data_summary: str
     data_provenance: str
     hardware: dict[str, str]
@@ -65,10 +66,11 @@ def describe(
     published: Published,
     proof: Proof | None,
     tuned: Tuned | None,
+    frozen: Mapping[str, float],
     price: Price,
 ) -> Outcome:
     """Everything the reports show; `proof` is what the manifest says, where something was packaged, and
-    `tuned` what an earlier search chose for serving it.
+    `tuned` what an earlier search chose for serving it; `frozen` is the accuracy without fine-tuning.
     """
     recipe, verdicts = candidates.recipe, {d.variant: d for d in decisions}
     tuning = tuned.tuning if tuned else None
@@ -101,6 +103,7 @@ def describe(
         },
         waterfall=waterfall(evidence, candidates.baseline, chosen, tuning, price),
         tuned=tuned,
+        frozen=dict(frozen),
         data_summary=candidates.data.summary,
         data_provenance=candidates.data.provenance,
         hardware=hardware_facts(),

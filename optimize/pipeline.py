@@ -13,6 +13,7 @@ from models.prices import find_price, load_prices
 from optimize.build import build
 from optimize.data import data_folder, folder_digests
 from optimize.errors import GateError
+from optimize.frozen import measure_frozen
 from optimize.gate import Decision, choose
 from optimize.measure import (
     Candidates,
@@ -73,8 +74,11 @@ def optimize(
         published = publish(packaged.directory, repository)
         copy_engines(build_engines(candidates, workspace, chosen), reports / "engines")
 
+    frozen = measure_frozen(recipe, workspace, built.source, data)
     price = find_price(load_prices(), recipe.tune.instance)
-    outcome = describe(candidates, evidence, decisions, chosen, published, proof, tuned, price)
+    outcome = describe(
+        candidates, evidence, decisions, chosen, published, proof, tuned, frozen, price
+    )
     write_reports(outcome, reports)
     if chosen is None:
         raise GateError(explain_refusal(decisions, asked))

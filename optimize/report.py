@@ -43,6 +43,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for variant in outcome.variants:
         for reason in variant.reasons:
             console.print(f"  {variant.name}: {reason}", highlight=False, markup=False)
+    if outcome.frozen:
+        console.print(f"  {frozen_line(outcome)}", highlight=False, markup=False)
     if outcome.tuned is not None:
         console.print(f"  {tuned_line(outcome.tuned)}", highlight=False, markup=False)
 
@@ -53,8 +55,9 @@ def render_markdown(outcome: Outcome) -> str:
     rows = [headings(outcome), ["---"] * len(headings(outcome)), *body]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     reasons = "\n".join(f"- {v.name}: {reason}" for v in outcome.variants for reason in v.reasons)
+    frozen = f"- {frozen_line(outcome)}\n" if outcome.frozen else ""
     return (
-        f"# {outcome.name}: {outcome.chosen or 'no variant passed'}\n\n{table}\n\n{reasons}\n\n"
+        f"# {outcome.name}: {outcome.chosen or 'no variant passed'}\n\n{table}\n\n{reasons}\n{frozen}\n"
         f"{machine_line(outcome)}\n\n{data_line(outcome)}\n"
     )
 
@@ -78,6 +81,7 @@ def render_page(outcome: Outcome) -> str:
         segment_rows=segment_rows(outcome),
         vector_rows=[vector_cells(figures) for figures in outcome.stored_vectors],
         plots=draw(outcome),
+        frozen=frozen_line(outcome) if outcome.frozen else None,
         tuned=tuned_line(outcome.tuned) if outcome.tuned else None,
         machine=machine_line(outcome),
         data=data_line(outcome),
@@ -164,6 +168,12 @@ def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
 def interval_text(interval: Interval) -> str:
     """A value with its interval."""
     return f"{interval.value:.4f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def frozen_line(outcome: Outcome) -> str:
+    """What the same texts give without fine-tuning."""
+    found = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in outcome.frozen.items())
+    return f"without fine-tuning, accuracy: {found}"
 
 
 def tuned_line(tuned: Tuned) -> str:

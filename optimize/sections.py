@@ -146,7 +146,7 @@ class FineTune(Record):
     learning_rate: PositiveFloat = 5e-5
     max_tokens: PositiveInt = 64
     validation_share: Share = 0.1
-    patience: PositiveInt = 2  # epochs without a better validation loss
+    patience: PositiveInt = 2  # validations, four an epoch, without improvement
     seed: int = 0
 
 

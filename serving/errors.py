@@ -13,6 +13,10 @@ class PortInUseError(ServingError):
     """A port that a server needs is taken."""
 
 
+class UnservableError(ServingError):
+    """The gateway has no endpoint for what this repository holds."""
+
+
 class TritonInstallationError(ServingError):
     """This environment or machine cannot run the embedded tritonserver."""
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from models.manifest import Manifest, read_manifest
-from serving.errors import ModelUnavailableError, TritonDiedError
+from serving.errors import ModelUnavailableError, TritonDiedError, UnservableError
 from serving.gateway.app import create_app
 from serving.gateway.settings import Settings
 from serving.triton.launch import RunningTriton, run_triton
@@ -48,6 +48,7 @@ def serve(
     Triton is stopped after the gateway in every case.
     """
     manifest = read_manifest(repository)
+    refuse_unservable(manifest, repository)
     with reserve_port(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         with backend(repository, manifest, port, triton_url, trusted_key) as triton:
@@ -55,6 +56,20 @@ def serve(
             listener.listen(2048)  # from here on connections queue instead of being refused
             print(banner(manifest, settings.host, port, triton), flush=True)
             uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
+
+
+def refuse_unservable(manifest: Manifest, repository: Path) -> None:
+    """Raise UnservableError for what /v1/embeddings cannot answer with."""
+    alone = f"run Triton alone with `python -m serving.triton --repository {repository}`"
+    if manifest.task != "embed":
+        raise UnservableError(
+            f"{manifest.name} is for {manifest.task}, the gateway answers for embedders: {alone}"
+        )
+    if manifest.vectors != "fp32":
+        raise UnservableError(
+            f"{manifest.name} sends its vectors as {manifest.vectors}, the gateway reads fp32: {alone}, "
+            "or package with serving.vectors: fp32"
+        )
 
 
 @contextmanager

@@ -1,12 +1,7 @@
 """Classifiers: accuracy, macro-F1 and expected calibration error of held-out texts."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
 from optimize.data.labelled import Labelled
 from optimize.errors import SourceError
@@ -57,23 +52,3 @@ def expected_calibration_error(
     bins = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
-
-
-def frozen_baselines(
-    data: Labelled, train_vectors: npt.NDArray[np.float32], test_vectors: npt.NDArray[np.float32]
-) -> dict[str, float]:
-    """The accuracy of what needs no fine-tuning: logistic regression on frozen vectors and on TF-IDF."""
-    frozen = LogisticRegression(max_iter=2000, C=10).fit(train_vectors, data.train_labels)
-    words = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-        LogisticRegression(max_iter=2000, C=10),
-    ).fit(data.train_texts, data.train_labels)
-    return {
-        "frozen vectors + logistic regression": accuracy(frozen.predict(test_vectors), data.labels),
-        "TF-IDF + logistic regression": accuracy(words.predict(data.texts), data.labels),
-    }
-
-
-def accuracy(guesses: Sequence[int], labels: npt.NDArray[np.int64]) -> float:
-    """The share of right guesses."""
-    return float((np.asarray(guesses) == labels).mean())

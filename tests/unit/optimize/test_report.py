@@ -79,6 +79,7 @@ def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
         usd_per_million={"pytorch": 0.25, "fp32": 0.3, "int8": 0.06},
         waterfall=waterfall(evidence, "pytorch", "int8", None, price),
         tuned=None,
+        frozen={"TF-IDF + logistic regression": 0.7912},
         data_summary="7,119 held-out questions over 5,506 passages",
         data_provenance="BoolQ; CC BY-SA 3.0",
         hardware={"cpu": "Fast CPU", "cores": "2", "memory": "24 GiB", "gpu": "none"},
