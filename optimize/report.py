@@ -146,7 +146,7 @@ def headings(outcome: Outcome) -> list[str]:
     """Column headings: fixed ones around one pair per batch size."""
     speeds = [f"batch {s.batch_size}: p50 / p99 ms (speed-up)" for s in timings(outcome)]
     metrics = [f"{m} [95 %]" if m == outcome.primary else m for m in metrics_of(outcome)]
-    return ["variant", *metrics, *speeds, "size", "memory", "verdict"]
+    return ["variant", "verdict", *metrics, *speeds, "size", "memory"]
 
 
 def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
@@ -156,12 +156,12 @@ def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
     primary, *others = (evidence.quality[name] for name in metrics_of(outcome))
     return [
         variant.name,
+        variant.verdict,
         interval_text(primary),
         *(f"{metric.value:.3f}" for metric in others),
         *speeds,
         f"{evidence.size_bytes / 1e6:.0f} MB",
         f"{(evidence.memory_bytes or 0) / 2**20:.0f} MiB",
-        variant.verdict,
     ]
 
 
