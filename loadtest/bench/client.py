@@ -1,13 +1,10 @@
 """A client process that works on orders: "now 32 texts at a time for four seconds"."""
 
 import contextlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO, Literal
+from typing import Literal
 
-from loadtest.errors import GeneratorError
+from loadtest.bench.worker import worker
 from models.manifest import Record
 
 
@@ -46,34 +43,6 @@ def client(target: Target) -> Iterator[Client]:
 
     A call raises GeneratorError, with the client's words, when a request failed or it ended early.
     """
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.bench.closed_loop", target.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C in the terminal reaches it only through us
-        )
-        try:
-            yield lambda order: _work_on(process, order, target, log)
-        finally:
-            process.kill()  # it holds nothing that would need an orderly end
-            process.communicate()
-
-
-def _work_on(process: subprocess.Popen[str], order: Order, target: Target, log: IO[str]) -> Window:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-        process.stdin.write(order.model_dump_json() + "\n")
-        process.stdin.flush()
-    answer = process.stdout.readline()
-    if not answer:
-        log.seek(0)
-        last_words = "".join(log.readlines()[-1:]).strip()
-        raise GeneratorError(
-            f"the client of {target.kind} at {target.where} ended early ({last_words}): see what "
-            "stopped there, and try again"
-        )
-    return Window.model_validate_json(answer)
+    who = f"the client of {target.kind} at {target.where}"
+    with worker("loadtest.bench.closed_loop", target, who) as ask:
+        yield lambda order: Window.model_validate_json(ask(order))

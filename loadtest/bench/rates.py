@@ -2,13 +2,9 @@
 
 import contextlib
 import math
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from typing import IO
 
-from loadtest.errors import GeneratorError
+from loadtest.bench.worker import worker
 from loadtest.probe import Answer, Order, Target
 from models.manifest import Record
 
@@ -38,35 +34,8 @@ def probe(target: Target) -> Iterator[Ask]:
 
     A call raises GeneratorError, with the generator's words, when it ended early.
     """
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtest.probe", target.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,  # Ctrl-C in the terminal reaches it only through us
-        )
-        try:
-            yield lambda order: work_on(process, order, log)
-        finally:
-            process.kill()  # it holds nothing that would need an orderly end
-            process.communicate()
-
-
-def work_on(process: subprocess.Popen[str], order: Order, log: IO[str]) -> Answer:
-    """Send one order and read its answer."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-        process.stdin.write(order.model_dump_json() + "\n")
-        process.stdin.flush()
-    answer = process.stdout.readline()
-    if not answer:
-        log.seek(0)
-        last_words = "".join(log.readlines()[-1:]).strip()
-        raise GeneratorError(f"the probe ended early ({last_words}): see what stopped there")
-    return Answer.model_validate_json(answer)
+    with worker("loadtest.probe", target, "the probe") as ask:
+        yield lambda order: Answer.model_validate_json(ask(order))
 
 
 def highest_rate(measure: Callable[[float], Answer], about_per_s: float) -> Held:
