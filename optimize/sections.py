@@ -130,7 +130,7 @@ class Evaluation(Record):
     data: Data
     min_questions: PositiveInt = 1000  # examples, for a classifier
     min_passages: PositiveInt = 1
-    min_per_class: PositiveInt = 1
+    min_per_class: Annotated[int, Field(ge=0)] = 1
     max_questions: PositiveInt | None = None
     candidates: PositiveInt = 50  # BM25's best that a reranker reorders
 

@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
 
-from models.manifest import Evidence, Interval, Source, Speed
+from models.manifest import Evidence, Interval, Source, Speed, Tuning
 from models.triton.text_encoder.encoder import TextEncoder, open_session
 from optimize.export_onnx import export_onnx
 from optimize.load import SourceModel, open_source
 from optimize.proof import Proof
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sections import DirectorySource, FolderData
+from optimize.tune.apply import Tuned
+from optimize.tune.objective import Figures
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789?.,-'"
@@ -87,6 +89,29 @@ def tiny_encoder(tiny_recipe: Recipe, tiny_source: SourceModel, tiny_onnx: Path)
     """The tiny model as it is served."""
     settings = encoder_settings(tiny_recipe)
     return TextEncoder(open_session(tiny_onnx, settings), tiny_source.tokenizer, settings)
+
+
+@pytest.fixture
+def make_tuned() -> Callable[[dict[str, int]], Tuned]:
+    """What a search of twelve trials found to be best: these serving parameters."""
+
+    def make(parameters: dict[str, int]) -> Tuned:
+        reached = Figures(parameters=parameters, rate_per_s=500.0, p99_ms=41.0, memory_bytes=2**28)
+        tuning = Tuning(
+            parameters=parameters,
+            default_parameters={**parameters, "instances": 1},
+            max_p99_ms=50.0,
+            rate_per_s=reached.rate_per_s,
+            p99_ms=41.0,
+            default_rate_per_s=400.0,
+            memory_bytes=reached.memory_bytes,
+            trials=12,
+            seconds=200.0,
+            hardware={"cpu": "this one"},
+        )
+        return Tuned(parameters=parameters, tuning=tuning, tried=[reached])
+
+    return make
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from models.manifest import Tuning, read_manifest, verify_files
+from models.manifest import read_manifest, verify_files
 from optimize.recipe import Recipe
 from optimize.triton_config import read_config
 from optimize.tune.apply import Tuned, keep_tuned, tuning_key
-from optimize.tune.objective import Figures
 from optimize.tune.space import parameters_of
+
+MakeTuned = Callable[[dict[str, int]], Tuned]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -151,11 +152,11 @@ def test_a_second_run_says_unchanged_and_touches_nothing(undisturbed: Command):
 
 
 def test_what_a_search_chose_for_this_model_is_packaged_with_its_evidence(
-    undisturbed: Command, small_recipe: Recipe, tmp_path: Path
+    undisturbed: Command, small_recipe: Recipe, make_tuned: MakeTuned, tmp_path: Path
 ):
     version = undisturbed.repository / "search-encoder/1"
     parameters = {**parameters_of(small_recipe.serving), "workers": 1, "max_batch_size": 16}
-    tuned = tuned_with(parameters)
+    tuned = make_tuned(parameters)
     key = tuning_key(small_recipe, version / "model.onnx", version / "tokenizer.json")
     keep_tuned(tuned, key, tmp_path)
     places = ("--tune-folder", str(tmp_path), "--repository", str(tmp_path / "repository"))
@@ -169,23 +170,6 @@ def test_what_a_search_chose_for_this_model_is_packaged_with_its_evidence(
     assert read_config(packaged / "config.pbtxt").max_batch_size == manifest.max_batch_size == 16
     assert json.loads((packaged / "1/encoder.json").read_text())["workers"] == 1
     assert "Pareto front" in (undisturbed.directory / "reports/report.html").read_text()
-
-
-def tuned_with(parameters: dict[str, int]) -> Tuned:
-    figures = Figures(parameters=parameters, rate_per_s=500.0, p99_ms=41.0, memory_bytes=2**28)
-    tuning = Tuning(
-        parameters=parameters,
-        default_parameters=parameters,
-        max_p99_ms=50.0,
-        rate_per_s=500.0,
-        p99_ms=41.0,
-        default_rate_per_s=400.0,
-        memory_bytes=2**28,
-        trials=12,
-        seconds=200.0,
-        hardware={"cpu": "this one"},
-    )
-    return Tuned(parameters=parameters, tuning=tuning, tried=[figures])
 
 
 def test_a_gate_that_nothing_passes_leaves_the_repository_and_says_why(

@@ -1,8 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from models.manifest import Tuning, read_manifest, verify_files
+from models.manifest import read_manifest, verify_files
 from models.signature import verify_signature
 from optimize.recipe import Recipe
 from optimize.sections import Gate, Serving, Tune
@@ -12,23 +13,8 @@ Parameters = dict[str, int]
 
 
 @pytest.fixture
-def tuned(parameters: Parameters) -> Tuned:
-    return Tuned(
-        parameters=parameters,
-        tuning=Tuning(
-            parameters=parameters,
-            default_parameters={**parameters, "instances": 1},
-            max_p99_ms=50.0,
-            rate_per_s=500.0,
-            p99_ms=41.0,
-            default_rate_per_s=400.0,
-            memory_bytes=2**28,
-            trials=12,
-            seconds=200.0,
-            hardware={"cpu": "this one"},
-        ),
-        tried=[],
-    )
+def tuned(parameters: Parameters, make_tuned: Callable[[Parameters], Tuned]) -> Tuned:
+    return make_tuned(parameters)
 
 
 @pytest.fixture
