@@ -17,7 +17,7 @@ from optimize.errors import TrainingError
 from optimize.load import open_transformer, read_pooling
 from optimize.modules import Classifier
 from optimize.sections import FineTune, StudentDistillation
-from optimize.training import LoopSettings, Rows, device, precision, train
+from optimize.training import LoopSettings, Rows, device, loop_settings, precision, train
 
 MIN_TRAINING_TEXTS = 50
 BATCH = 64
@@ -46,14 +46,7 @@ def write_fine_tuned(
     def loss_of(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels[rows].to(logits.device))
 
-    settings = LoopSettings(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        patience=section.patience,
-        seed=section.seed,
-    )
-    fit(model, encodings, split, loss_of, labels, settings, checkpoint, destination)
+    fit(model, encodings, split, loss_of, labels, loop_settings(section), checkpoint, destination)
     save_classifier(model.to("cpu"), data.label_names, source, destination)
 
 
@@ -84,15 +77,7 @@ def write_classifier_student(
         targets = soft[rows].to(logits.device)
         return soft_label_loss(logits, targets, labels[rows].to(logits.device), section.temperature)
 
-    settings = LoopSettings(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        patience=section.patience,
-        seed=section.seed,
-        max_minutes=section.max_minutes,
-    )
-    fit(student, encodings, split, loss_of, labels, settings, checkpoint, destination)
+    fit(student, encodings, split, loss_of, labels, loop_settings(section), checkpoint, destination)
     save_classifier(student.to("cpu"), data.label_names, teacher, destination)
 
 

@@ -48,10 +48,10 @@ def describe_loss(metric: str, loss: Interval, gate: Gate) -> str:
     """A loss with its interval and its limit."""
     if metric in gate.max_relative_loss:
         limit = f"{gate.max_relative_loss[metric]:.2%}"
-        measured = f"{loss.value:.2%} ({loss.low:.2%} to {loss.high:.2%})"
+        measured = f"{loss.value:z.2%} ({loss.low:z.2%} to {loss.high:z.2%})"
     else:
         limit = f"{gate.max_absolute_loss[metric] * 100:.2f} points"
-        points = [f"{value * 100:.2f}" for value in (loss.value, loss.low, loss.high)]
+        points = [f"{value * 100:z.2f}" for value in (loss.value, loss.low, loss.high)]
         measured = f"{points[0]} points ({points[1]} to {points[2]})"
     return f"{metric} loss {measured}: the recipe allows {limit}"
 

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from models.manifest import write_atomically
 from optimize.errors import TrainingError
 from optimize.progress import progress
+from optimize.sections import FineTune, StudentDistillation
 
 WARMUP_SHARE = 0.06
 CLIP_NORM = 1.0
@@ -46,6 +47,12 @@ class LoopSettings:
     patience: int
     seed: int
     max_minutes: float = math.inf
+
+
+def loop_settings(section: FineTune | StudentDistillation) -> LoopSettings:
+    """What a recipe's section says of them."""
+    names = [each.name for each in fields(LoopSettings) if hasattr(section, each.name)]
+    return LoopSettings(**{name: getattr(section, name) for name in names})
 
 
 @dataclass(frozen=True)

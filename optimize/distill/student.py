@@ -19,7 +19,7 @@ from optimize.distill.layers import (
 from optimize.distill.teacher import VECTORS
 from optimize.load import open_source
 from optimize.sections import StudentDistillation
-from optimize.training import LoopSettings, Point, Rows, device, precision, train
+from optimize.training import Point, Rows, device, loop_settings, precision, train
 
 PAIRWISE_WEIGHT = 10.0  # so that both parts of the loss are of one size
 VALIDATION_BATCH = 64
@@ -91,14 +91,7 @@ def learn(
         found = torch.cat([vectors_of(rows).cpu() for rows in batches])
         return 1 - cosine(found, lesson.targets[lesson.held_out])
 
-    settings = LoopSettings(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        patience=section.patience,
-        seed=section.seed,
-        max_minutes=section.max_minutes,
-    )
+    settings = loop_settings(section)
     return train(student.train(), lesson.lengths, loss_of, validate, settings, checkpoint)
 
 
