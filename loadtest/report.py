@@ -15,7 +15,9 @@ from loadtest.errors import ReportError
 from loadtest.plots import latency_curve_svg, timeline_svg
 from loadtest.results import Latency, Result, allowed_late
 from loadtest.settings import Settings
-from models.manifest import Manifest, Record, hardware_facts, write_atomically
+from models.files import write_atomically
+from models.hardware import hardware_facts
+from models.manifest import Manifest, Record
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"

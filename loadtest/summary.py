@@ -6,7 +6,8 @@ from pathlib import Path
 
 from loadtest.errors import ReportError
 from loadtest.report import Report, read_report, render_page
-from models.manifest import Evidence, Interval, Manifest, read_manifest, write_atomically
+from models.files import write_atomically
+from models.manifest import Evidence, Interval, Manifest, read_manifest
 
 
 @dataclass(frozen=True)

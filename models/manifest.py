@@ -1,7 +1,7 @@
 """The contract: what a packaged Triton repository holds and how its files are named and proved.
 
-`optimize` writes a manifest, `serving` and `loadtest` read it. All three import this module, and with it
-signature.py and profile.py; these import none of them.
+`optimize` writes a manifest, `serving` and `loadtest` read it. All three import this module, and with it the
+others beside it; these import none of them.
 
     build/repository/
         manifest.json
@@ -10,16 +10,13 @@ signature.py and profile.py; these import none of them.
         <model>/<version>/...
 """
 
-import hashlib
-import os
-import platform
-import subprocess
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.files import sha256_file, sha256_lines, write_atomically
 
 MANIFEST_NAME = "manifest.json"
 SIGNATURE_NAME = "model.sig"
@@ -330,35 +327,6 @@ def describe_differences(declared: Mapping[str, str], found: Mapping[str, str]) 
     )
 
 
-def hardware_facts() -> dict[str, str]:
-    """What a measurement ran on, in words: CPU, cores this process may use, memory, GPU, system."""
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "cpu": cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{memory_bytes / 2**30:.0f} GiB",
-        "gpu": gpu_model(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's own name where the system tells it."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def gpu_model() -> str:
-    """The first NVIDIA GPU's name, or "none"."""
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "none"
-    return next(iter(listed.stdout.splitlines()), "none")
-
-
 def digest_files(repository: Path) -> dict[str, str]:
     """The sha256 of every file of a repository by relative path, without manifest and signature."""
     own = (repository / MANIFEST_NAME, repository / SIGNATURE_NAME)
@@ -372,33 +340,3 @@ def digest_files(repository: Path) -> dict[str, str]:
 def combined_digest(files: Mapping[str, str]) -> str:
     """One sha256 over relative paths and their digests, independent of order."""
     return sha256_lines(f"{digest}  {path}" for path, digest in sorted(files.items()))
-
-
-def sha256_lines(lines: Iterable[str]) -> str:
-    """The sha256 of lines of text, each ended by a newline."""
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """The sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

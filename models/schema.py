@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from models.manifest import Manifest, write_atomically
+from models.files import write_atomically
+from models.manifest import Manifest
 
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from models.files import write_atomically
 from models.manifest import (
     SIGNATURE_NAME,
     ManifestError,
     describe_differences,
     read_manifest,
     verify_files,
-    write_atomically,
 )
 
 TRUSTED_KEY_VARIABLE = "FARSHORE_TRUSTED_KEY"

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from models.manifest import sha256_lines
+from models.files import sha256_lines
 from optimize.data import data_folder
 from optimize.data.folder import read_texts
 from optimize.distill.layers import keep_layers

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.manifest import Engine, Record, sha256_file
+from models.files import sha256_file
+from models.manifest import Engine, Record
 from optimize.errors import EngineError
 
 # Which builder's engines a Triton backend can load.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from models.manifest import Engine, sha256_file
+from models.files import sha256_file
+from models.manifest import Engine
 from optimize.engine import EngineFile, Tensor
 from optimize.errors import EngineError
 from optimize.sections import TensorRT

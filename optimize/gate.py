@@ -93,7 +93,7 @@ def memory_excess(evidence: Evidence, gate: Gate) -> list[str]:
 
 def describe_speed(evidence: Evidence) -> list[str]:
     """The speed-up at each batch size, in words."""
-    return [f"{s.speedup.value:.2f}x faster at batch {s.batch_size}" for s in evidence.speed]
+    return [f"{s.speedup.value:.2f}x as fast at batch {s.batch_size}" for s in evidence.speed]
 
 
 def choose(decisions: Sequence[Decision], evidence: Mapping[str, Evidence]) -> str | None:

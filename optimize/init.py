@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 import onnx
 
-from models.manifest import Task, write_atomically
+from models.files import write_atomically
+from models.manifest import Task
 from optimize.classifier import is_classifier
 from optimize.data.files import column_names, read_table
 from optimize.errors import QuantizeError, RecipeError, SourceError

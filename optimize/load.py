@@ -14,7 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from models.manifest import Source, Task, sha256_file
+from models.files import sha256_file
+from models.manifest import Source, Task
 from models.triton.text_encoder.tokens import Item, open_tokenizer, padded_inputs
 from optimize.errors import SourceError
 from optimize.load_checks import (

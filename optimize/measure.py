@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from models.manifest import Evidence, Interval, LengthSpeed, Speed, gpu_model, hardware_facts
+from models.hardware import gpu_model, hardware_facts
+from models.manifest import Evidence, Interval, LengthSpeed, Speed
 from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
 from models.triton.text_encoder.tokens import open_tokenizer
 from optimize.build import Built

@@ -2,13 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from models.manifest import (
-    Evidence,
-    Record,
-    Task,
-    VectorFigures,
-    hardware_facts,
-)
+from models.hardware import hardware_facts
+from models.manifest import Evidence, Record, Task, VectorFigures
 from models.prices import Price, usd_per_million
 from optimize.gate import Decision
 from optimize.measure import Candidates

@@ -10,13 +10,13 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 import models.triton.text_encoder as text_encoder
+from models.files import sha256_file
 from models.manifest import (
     MANIFEST_NAME,
     Manifest,
     combined_digest,
     digest_files,
     read_manifest,
-    sha256_file,
     write_manifest,
 )
 from models.triton.text_encoder.encoder import SETTINGS_NAME

@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from models.manifest import sha256_file
+from models.files import sha256_file
 from optimize.errors import SourceError
 
 DOWNLOADS = Path("build/downloads")

@@ -9,14 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from models.manifest import (
-    Evidence,
-    ReferenceProfile,
-    Source,
-    VectorFigures,
-    gpu_model,
-    hardware_facts,
-)
+from models.hardware import gpu_model, hardware_facts
+from models.manifest import Evidence, ReferenceProfile, Source, VectorFigures
 from optimize.engine import read_engine
 from optimize.export_tensorrt import export_tensorrt
 from optimize.gate import Decision

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from models.manifest import INPUTS, OUTPUTS, Record, sha256_lines
+from models.files import sha256_lines
+from models.manifest import INPUTS, OUTPUTS, Record
 from models.triton.text_encoder.encoder import EncoderSettings
 from optimize import sections
 from optimize.errors import RecipeError

@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from models.manifest import Evidence, Interval, Speed, VectorFigures, write_atomically
+from models.files import write_atomically
+from models.manifest import Evidence, Interval, Speed, VectorFigures
 from optimize import plots
 from optimize.outcome import Outcome, VariantReport, metrics_of
 from optimize.tune.apply import Tuned

@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from models.manifest import write_atomically
+from models.files import write_atomically
 from models.signature import SignatureError, discard_bytecode, sign, verify_signature
 from optimize.errors import SigningError
 

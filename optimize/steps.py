@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from models.manifest import sha256_file
+from models.files import sha256_file
 
 RECORD_NAME = "step.json"
 

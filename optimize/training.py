@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from models.manifest import write_atomically
+from models.files import write_atomically
 from optimize.errors import TrainingError
 from optimize.progress import progress
 from optimize.sections import FineTune, StudentDistillation

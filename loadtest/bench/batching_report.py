@@ -12,7 +12,9 @@ from rich.table import Table
 
 from loadtest.bench.client import Window
 from loadtest.bench.ratios import Spread, ratios, spread
-from models.manifest import Manifest, Record, hardware_facts, write_atomically
+from models.files import write_atomically
+from models.hardware import hardware_facts
+from models.manifest import Manifest, Record
 
 CONCURRENCY = 32
 LEAST_GAIN = 1.3

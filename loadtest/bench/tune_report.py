@@ -10,7 +10,9 @@ from rich.table import Table
 from loadtest.bench.batching_report import PACKAGES, Line, cells, installed_versions
 from loadtest.bench.rates import Held
 from loadtest.bench.ratios import ratios, spread
-from models.manifest import Manifest, Record, hardware_facts, write_atomically
+from models.files import write_atomically
+from models.hardware import hardware_facts
+from models.manifest import Manifest, Record
 
 Case = Literal["tuned", "triton", "recipe", "grid", "shuffled"]
 

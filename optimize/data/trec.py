@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Literal
 
-from models.manifest import sha256_lines, write_atomically
+from models.files import sha256_lines, write_atomically
 from optimize.data.boolq import compress, text_id
 from optimize.packages import fetch_wheel
 

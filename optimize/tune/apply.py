@@ -6,14 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.manifest import (
-    Record,
-    Tuning,
-    hardware_facts,
-    sha256_file,
-    sha256_lines,
-    write_atomically,
-)
+from models.files import sha256_file, sha256_lines, write_atomically
+from models.hardware import hardware_facts
+from models.manifest import Record, Tuning
 from optimize.package import Published, publish, served_code_digest
 from optimize.recipe import Recipe
 from optimize.tune.edit import write_tuned

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from models.manifest import Record, write_atomically
+from models.files import write_atomically
+from models.manifest import Record
 from optimize.errors import TuneError
 from optimize.tune.objective import Probed, highest_rate
 from optimize.tune.server import Probe, Server

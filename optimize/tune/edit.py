@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from models.files import sha256_file
 from models.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -15,7 +16,6 @@ from models.manifest import (
     combined_digest,
     digest_files,
     read_manifest,
-    sha256_file,
     write_manifest,
 )
 from models.triton.text_encoder.encoder import SETTINGS_NAME

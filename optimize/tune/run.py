@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models.manifest import INPUTS, Record, Tuning, hardware_facts, write_atomically
+from models.files import write_atomically
+from models.hardware import hardware_facts
+from models.manifest import INPUTS, Record, Tuning
 from models.prices import Price, find_price, load_prices, usd_per_million
 from optimize.errors import TuneError
 from optimize.package import Published

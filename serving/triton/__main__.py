@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.manifest import ManifestError, write_atomically
+from models.files import write_atomically
+from models.manifest import ManifestError
 from serving.errors import ServingError
 from serving.triton.launch import DEFAULT_LOG, RunningTriton, run_triton
 

@@ -16,13 +16,7 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from models.manifest import (
-    Manifest,
-    ManifestError,
-    combined_digest,
-    digest_files,
-    write_manifest,
-)
+from models.manifest import Manifest, ManifestError, combined_digest, digest_files, write_manifest
 from models.signature import SignatureError, sign
 from serving.errors import PortInUseError, TritonDiedError, TritonStartError
 from serving.triton.launch import RunningTriton, run_triton

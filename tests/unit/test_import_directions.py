@@ -7,8 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What lies between the packages: files, their signature, what drift is measured against, and prices.
-CONTRACT = ("models.manifest", "models.signature", "models.profile", "models.prices")
+# What lies between the packages: the manifest, its signature, what drift is measured against, prices, and how
+# files are written and hardware is named.
+CONTRACT = (
+    "models.manifest",
+    "models.signature",
+    "models.profile",
+    "models.prices",
+    "models.files",
+    "models.hardware",
+)
 
 # What each package may import of the project beside itself. `import models` alone gives no code but the
 # place of the data files below it.

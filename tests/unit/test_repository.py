@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.manifest import sha256_lines
+from models.files import sha256_lines
 from optimize.data.boolq import LICENCE, PACKAGE, PACKAGE_SHA256, PATH_IN_PACKAGE
 
 ROOT = Path(__file__).resolve().parents[2]

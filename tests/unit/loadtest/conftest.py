@@ -10,13 +10,7 @@ import pytest
 
 from loadtest.results import OK, Recorder, Result, Sample, summarise
 from loadtest.settings import Settings, make_settings
-from models.manifest import (
-    Evidence,
-    Interval,
-    Manifest,
-    Speed,
-    write_manifest,
-)
+from models.manifest import Evidence, Interval, Manifest, Speed, write_manifest
 
 
 @contextlib.contextmanager

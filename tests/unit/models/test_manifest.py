@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -8,14 +7,9 @@ from models.manifest import (
     Manifest,
     ManifestError,
     combined_digest,
-    cpu_model,
     digest_files,
-    gpu_model,
-    hardware_facts,
     read_manifest,
-    sha256_lines,
     verify_files,
-    write_atomically,
     write_manifest,
 )
 
@@ -83,70 +77,8 @@ def test_files_swapped_between_two_names_change_the_digest():
     assert combined_digest({"a": "1", "b": "2"}) == combined_digest({"b": "2", "a": "1"})
 
 
-def test_lines_are_not_digested_as_one_text():
-    assert sha256_lines(["ab", "c"]) != sha256_lines(["a", "bc"])
-
-
 def test_byte_code_that_a_server_leaves_is_no_part_of_a_repository(repository: Path):
     before = digest_files(repository)
     (repository / "encoder/1/__pycache__").mkdir()
     (repository / "encoder/1/__pycache__/model.cpython-311.pyc").write_bytes(b"")
     assert digest_files(repository) == before
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path = tmp_path / "folder/file"
-    write_atomically(path, b"old")
-
-    def disk_full(_: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="no space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_write_replaces_the_file_whole_and_everybody_may_read_it(tmp_path: Path):
-    path = tmp_path / "file"
-    write_atomically(path, b"a long old content")
-    with path.open("rb") as reader:
-        write_atomically(path, b"new")
-        assert reader.read() == b"a long old content"
-    assert path.read_bytes() == b"new"
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_the_hardware_is_named_in_words():
-    facts = hardware_facts()
-    assert set(facts) == {"cpu", "cores", "memory", "gpu", "system"}
-    assert all(facts.values())
-    assert int(facts["cores"]) == len(os.sched_getaffinity(0))
-
-
-def test_the_cpu_is_named_as_the_system_names_it(tmp_path: Path):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast CPU: v2\n")
-    assert cpu_model(tmp_path / "cpuinfo") == "Fast CPU: v2"
-    assert cpu_model(tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("script", "gpu"),
-    [
-        ("echo 'NVIDIA H200'; echo 'NVIDIA H200'", "NVIDIA H200"),
-        ("echo 'No devices were found'; exit 6", "none"),
-        ("true", "none"),
-        (None, "none"),
-    ],
-)
-def test_the_gpu_is_named_by_its_driver(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, gpu: str
-):
-    if script is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_model() == gpu

@@ -21,8 +21,8 @@ def test_a_fast_variant_that_keeps_its_quality_is_accepted(make_evidence: MakeEv
         "accepted",
         [
             "ndcg@10 loss 0.20% (-0.10% to 0.40%): the recipe allows 1.00%",
-            "2.00x faster at batch 1",
-            "3.00x faster at batch 32",
+            "2.00x as fast at batch 1",
+            "3.00x as fast at batch 32",
         ],
     )
 

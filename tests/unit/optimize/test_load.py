@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.manifest import Source, sha256_file
+from models.files import sha256_file
+from models.manifest import Source
 from optimize.errors import SourceError
 from optimize.load import (
     SourceModel,

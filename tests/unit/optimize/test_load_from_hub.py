@@ -15,7 +15,7 @@ from threading import Thread
 
 import pytest
 
-from models.manifest import sha256_file
+from models.files import sha256_file
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.manifest import EMBEDDING_OUTPUT, sha256_file
+from models.files import sha256_file
+from models.manifest import EMBEDDING_OUTPUT
 from optimize.build import build
 from optimize.data import data_folder, folder_digests
 from optimize.gate import Decision

@@ -19,7 +19,7 @@ from optimize.report import (
 from optimize.waterfall import waterfall
 
 REASONS = {
-    "int8": ["ndcg@10 loss 0.10%: the recipe allows 1.00%", "4.25x faster at batch 1"],
+    "int8": ["ndcg@10 loss 0.10%: the recipe allows 1.00%", "4.25x as fast at batch 1"],
     "fp32": ["too slow: 0.80x the baseline's speed at batch 1, the recipe asks for 1.1x"],
 }
 
