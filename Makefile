@@ -44,7 +44,7 @@ data: $(READY) ## rebuild the evaluation, calibration and training texts from th
 bench-batching: $(READY) $(REPOSITORY)/manifest.json ## dynamic batching on against off, and the overhead of each layer
 	$(BIN)/python -m loadtest.bench.batching --repository $(REPOSITORY)
 
-bench-tune: $(READY) $(REPOSITORY)/manifest.json ## the search against Triton's defaults and a grid of equal time (about 22 minutes)
+bench-tune: $(READY) $(REPOSITORY)/manifest.json ## the search against Triton's defaults and a grid of equal time (about 35 minutes)
 	$(BIN)/python -m loadtest.bench.tune --recipe $(RECIPE) --repository $(REPOSITORY)
 
 test: $(READY) ## run every test, the real Triton server included

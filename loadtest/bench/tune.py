@@ -208,7 +208,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--confirm-rounds", type=int, default=2, help="at the end of each search")
     add("--seconds", type=float, default=3.0, help="length of a window of the final rounds")
     add("--rounds", type=int, default=5, help="final rounds, in which everything is compared")
-    add("--limit-minutes", type=float, default=25.0, help="no final round is begun that ends later")
+    add("--limit-minutes", type=float, default=40.0, help="no final round is begun that ends later")
     add("--output", type=Path, default=Path("build/bench/tune.json"))
     return parser.parse_args(arguments)
 

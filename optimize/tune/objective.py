@@ -8,6 +8,7 @@ from models.manifest import Record
 from models.prices import usd_per_million
 
 TOLERANCE = 1.05  # the rate is known when the next rate that fails is this much higher
+SEARCH_TOLERANCE = 1.1  # enough to tell which way to search; finalists are measured anew, closely
 GROWTH = 1.25  # from a rate that held to the next, where it is known about where the limit lies
 COLD_GROWTH = 2.0  # and where it is not
 HOPELESS = 0.8  # of the best rate: a configuration that fails there is not measured closely
@@ -53,6 +54,7 @@ def highest_rate(
     floor_per_s: float,
     best_per_s: float | None = None,
     attempts: int = 1,
+    tolerance: float = TOLERANCE,
 ) -> Reached:
     """Search the highest rate that holds, from `start_per_s` up or down, not below `floor_per_s`.
 
@@ -69,7 +71,7 @@ def highest_rate(
             held = rate
         else:
             failed = rate
-        if failed <= held * TOLERANCE or failed <= floor_per_s:
+        if failed <= held * tolerance or failed <= floor_per_s:
             break
         if best_per_s is not None and held > 0 and failed <= HOPELESS * best_per_s:
             break

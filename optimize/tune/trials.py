@@ -15,6 +15,7 @@ from optimize.errors import TuneError
 from optimize.recipe import Recipe
 from optimize.tune.edit import write_edited
 from optimize.tune.objective import (
+    SEARCH_TOLERANCE,
     Figures,
     Probed,
     Reached,
@@ -104,6 +105,7 @@ def run_trial(
                 tune.min_rate_per_s,
                 best_per_s,
                 SEARCH_ATTEMPTS,
+                SEARCH_TOLERANCE,
             )
             memory_bytes = server.memory_bytes()
     except TuneError as error:

@@ -67,6 +67,7 @@ def descendants() -> list[str]:
     return [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
 
 
+@pytest.mark.timeout(400)  # it starts six servers, and machines differ
 def test_a_search_measures_publishes_and_is_served(
     recipe: Recipe, repository: Path, tmp_path: Path
 ):
