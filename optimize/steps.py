@@ -73,8 +73,8 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         temporary = self.root / f".{final.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         try:
+            temporary.mkdir()  # inside: Ctrl-C may come while it is made
             make(temporary)
             record = {**record, "files": file_digests(temporary)}
             (temporary / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
