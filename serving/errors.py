@@ -29,6 +29,38 @@ class TritonDiedError(ServingError):
     """tritonserver ended for good without having been asked to."""
 
 
+class CorruptIndexError(ServingError):
+    """A file of an index is missing, damaged or not what it should be."""
+
+
+class DoesNotFitError(ServingError):
+    """An index or a shard needs more memory than its node has."""
+
+
+class IndexBuildError(ServingError):
+    """Vectors cannot be made into an index."""
+
+
+class IndexBusyError(ServingError):
+    """Another process has this shard open."""
+
+
+class PlacementError(ServingError):
+    """It is not said, or not possible, where shards run."""
+
+
+class ShardUnavailableError(ServingError):
+    """A replica of a shard does not answer."""
+
+
+class ShardFailedError(ServingError):
+    """A replica of a shard refuses what it was asked."""
+
+
+class IndexUnavailableError(ServingError):
+    """No shard of the index answers."""
+
+
 class RequestError(ServingError):
     """The client must change its request: `param` names the field, `code` the reason."""
 

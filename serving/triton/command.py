@@ -12,9 +12,20 @@ EXIT_TIMEOUT_S = 10
 
 
 def server_command(
-    binary: Path, repository: Path, host: str, ports: Ports, backends: Path, shm_prefix: str
+    binary: Path,
+    repository: Path,
+    host: str,
+    ports: Ports,
+    backends: Path,
+    shm_prefix: str,
+    *,
+    explicit: bool = False,
 ) -> list[str]:
-    """The command line of one server, ready when it and every model are."""
+    """The command line of one server, ready when it and every model are.
+
+    `explicit`: it starts with every model, and clients may load and unload models while it runs.
+    """
+    control = ["--model-control-mode=explicit", "--load-model=*"] if explicit else []
     return [
         str(binary),
         f"--model-repository={repository}",
@@ -28,6 +39,7 @@ def server_command(
         f"--metrics-port={ports.metrics}",
         "--strict-readiness=true",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *control,
     ]
 
 

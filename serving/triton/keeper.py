@@ -39,7 +39,10 @@ MODEL_PROCESS_CHECK_S = 2.0
 
 
 class Order(Record):
-    """What to serve, where, and for which process; without `trusted_key` nothing is verified."""
+    """What to serve, where, and for which process; without `trusted_key` nothing is verified.
+
+    `explicit` servers let their clients load and unload models.
+    """
 
     installation: Installation
     repository: Path
@@ -49,6 +52,7 @@ class Order(Record):
     ports: Ports
     ready_timeout_s: float
     launcher_pid: int
+    explicit: bool = False
 
 
 class Report(Record):
@@ -74,7 +78,13 @@ def main() -> None:
     files = order.installation.backend_files
     with claimed_prefix() as prefix, backend_directory(files) as backends:
         command = server_command(
-            order.installation.binary, order.repository, order.host, order.ports, backends, prefix
+            order.installation.binary,
+            order.repository,
+            order.host,
+            order.ports,
+            backends,
+            prefix,
+            explicit=order.explicit,
         )
         environment = server_environment(order.installation, os.environ)
 

@@ -41,12 +41,14 @@ def run_triton(
     ready_timeout_s: float = 120.0,
     trusted_key: Path | None = None,
     unverified: bool = False,
+    explicit: bool = False,
 ) -> Iterator["RunningTriton"]:
     """A Triton that serves `repository` and is ready; it is stopped and cleaned up on exit.
 
     Ports that are None are free ones. The server's log goes to `log_path` (build/run/triton.log).
     The repository must be what the owner of `trusted_key` signed; None is FARSHORE_TRUSTED_KEY or
-    keys/farshore.pub. `unverified` skips this, for edited copies. Raises
+    keys/farshore.pub. `unverified` skips this, for edited copies. `explicit` lets
+    clients load and unload models while it runs. Raises
 
     - ManifestError when no model is packaged there, SignatureError when it is not what was signed,
     - TritonInstallationError when this machine cannot run the server,
@@ -66,6 +68,7 @@ def run_triton(
         ports=choose_ports(host, grpc=grpc_port, http=http_port, metrics=metrics_port),
         ready_timeout_s=ready_timeout_s,
         launcher_pid=os.getpid(),
+        explicit=explicit,
     )
     log_path = log_path or DEFAULT_LOG
     with open_log(log_path) as log:

@@ -45,12 +45,13 @@ def start_server(command: Sequence[str], environment: Mapping[str, str], log: in
         stdout=log,
         stderr=log,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
     )
     return Server(process, log, log_start_byte)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends, however it ends."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,0 +1,185 @@
+"""`python -m serving.index`: plan, build, serve and switch an index of vectors."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from models.files import write_atomically
+from models.manifest import ManifestError
+from serving.errors import ServingError
+from serving.index.layout import Kind
+from serving.index.metric import Metric
+from serving.index.quantities import bytes_of, shards_of
+
+console = Console(width=None if sys.stdout.isatty() else 140)
+
+DEFAULT_MEMORY = "4GB"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 refused with a reason, 130 stopped by Ctrl-C."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(format="%(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have set SIGINT to be ignored
+        signal.signal(number, signal.default_int_handler)
+    try:
+        options.command(options)
+    except (ServingError, ManifestError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        return 130
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m serving.index", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    add_build(commands)
+    add_serve(commands)
+    add_node(commands)
+    return parser.parse_args(arguments)
+
+
+def add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`build`: vectors or texts into a generation."""
+    build = commands.add_parser("build", help="vectors or texts -> a generation of an index")
+    add = build.add_argument
+    add("index", type=Path, help="directory of the index; its last part names it")
+    add("--name", required=True, help="of the generation, such as g1")
+    add("--vectors", type=Path, nargs="+", help="one .npy file, or Parquet files")
+    add("--ids", type=Path, help=".npy file of whole numbers; else rows are numbered")
+    add("--id-column", default="id", help="of Parquet files")
+    add("--vector-column", default="vector", help="of Parquet files")
+    add("--texts", type=Path, help="JSON lines with id and text, encoded by --encoder")
+    add("--encoder", type=Path, help="packaged repository of the encoder of documents")
+    add("--metric", choices=get_args(Metric), default="inner_product")
+    add("--layout", choices=get_args(Kind), default="ivf-sq8")
+    add("--lists", type=int, default=0, help="of an IVF layout (default: 4 sqrt(rows per shard))")
+    add("--effort", type=int, default=0, help="nprobe or efSearch of searches that do not say")
+    add("--rescore", type=int, default=0, help="candidates per result scored again exactly")
+    add("--on-disk", action="store_true", help="leave codes on disk")
+    add("--shards", type=int, default=1)
+    add("--space", default="", help="whose vectors these are (manifest.space of their encoder)")
+    add(
+        "--ray", metavar="ADDRESS", help="finish shards on this Ray cluster (auto: the running one)"
+    )
+    build.set_defaults(command=run_build)
+
+
+def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`serve`: all shards on this machine."""
+    serve = commands.add_parser("serve", help="all shards of an index on one Triton, until Ctrl-C")
+    serve.add_argument("index", type=Path)
+    serve.add_argument("--generation", help="default: the one served last, else the newest")
+    serve.add_argument("--memory", default=DEFAULT_MEMORY, help="that the shards may take")
+    serve.add_argument("--threads", type=int, default=1, help="of one search of one shard")
+    serve.set_defaults(command=run_serve)
+
+
+def add_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`node`: some shards on this machine."""
+    node = commands.add_parser("node", help="some shards on one Triton, until Ctrl-C")
+    add = node.add_argument
+    add("--generation", type=Path, required=True, help="directory of the generation")
+    add("--shards", required=True, help="such as 0,1 or 0-3")
+    add("--directory", type=Path, required=True, help="for logs and compacted segments: keep it")
+    add("--memory", default=DEFAULT_MEMORY, help="of this node")
+    add("--host", default="127.0.0.1", help="loopback or the cluster's network, nothing public")
+    add("--grpc-port", type=int, help="a free one if left out")
+    add("--threads", type=int, default=1, help="of one search of one shard")
+    add("--ready-file", type=Path, help="where to write the address, as JSON, once ready")
+    node.set_defaults(command=run_node_until_stopped)
+
+
+def run_build(options: argparse.Namespace) -> None:
+    """Build a generation and say what came out."""
+    from serving.index.build_command import build_generation
+
+    with progress() as announce:
+        generation = build_generation(options, announce)
+    layout = generation.layout.words
+    console.print(
+        f"built {options.index / 'generations' / generation.name}: {generation.rows:,} rows in "
+        f"{generation.shards} shards, {layout}\nserve it: python -m serving.index serve {options.index}",
+        soft_wrap=True,
+    )
+
+
+def run_serve(options: argparse.Namespace) -> None:
+    """Serve all shards here until stopped."""
+    from serving.index.local import run_local
+
+    memory_bytes = bytes_of(options.memory)
+    with run_local(options.index, options.generation, memory_bytes, options.threads) as running:
+        print(
+            f"{running.placement.index} {running.placement.generation}: "
+            f"{len(running.placement.replicas)} shards at {running.triton.grpc_url}; Ctrl-C stops it",
+            flush=True,
+        )
+        running.triton.wait_until_ended()
+
+
+def run_node_until_stopped(options: argparse.Namespace) -> None:
+    """Serve some shards here until stopped."""
+    from serving.index.node import NodeOrder, run_node
+
+    order = NodeOrder(
+        generation=options.generation,
+        shards=shards_of(options.shards),
+        directory=options.directory,
+        memory_bytes=bytes_of(options.memory),
+        host=options.host,
+        grpc_port=options.grpc_port,
+        threads=options.threads,
+    )
+    if options.ready_file is not None:  # one left by a node that was killed
+        options.ready_file.unlink(missing_ok=True)
+    with run_node(order) as triton:
+        print(f"shards {options.shards} at {triton.grpc_url}; Ctrl-C stops them", flush=True)
+        if options.ready_file is not None:
+            where = {"grpc": triton.grpc_url, "pid": triton.server_pid}
+            write_atomically(options.ready_file, json.dumps(where).encode())
+        triton.wait_until_ended()
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A bar per stage; calling what is yielded moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        stages: dict[str, TaskID] = {}
+
+        def announce(stage: str, done: int, total: int | None) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(stage, total=total)
+            bar.update(stages[stage], completed=done, total=total)
+
+        yield announce
+
+
+if __name__ == "__main__":
+    sys.exit(main())

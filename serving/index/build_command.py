@@ -1,0 +1,98 @@
+"""`python -m serving.index build`: from options to a source and a plan."""
+
+import argparse
+import gzip
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving.errors import IndexBuildError
+from serving.index.build import Announce, BuildPlan, build
+from serving.index.encoding import run_encoder
+from serving.index.generation import Generation
+from serving.index.layout import Layout
+from serving.index.repository import check_name
+from serving.index.sources import NpySource, ParquetSource, Source, TextSource
+
+DEFAULT_EF_SEARCH = 64
+
+
+def build_generation(options: argparse.Namespace, announce: Announce) -> Generation:
+    """Build what the options of `build` say. Raises ServingError."""
+    check_name(options.index.name, "the index")
+    check_name(options.name, "the generation")
+    with source_of(options) as (source, space):
+        rows = source.rows or count_lines(options.texts)
+        plan = BuildPlan(
+            directory=options.index,
+            index=options.index.name,
+            name=options.name,
+            metric=options.metric,
+            layout=layout_of(options, rows),
+            shards=options.shards,
+            space=options.space or space,
+        )
+        finish_all = None
+        if options.ray:
+            from serving.index.ray_build import finish_on_cluster
+
+            finish_all = finish_on_cluster(options.ray, announce)
+        return build(plan, source, announce, finish_all)
+
+
+@contextmanager
+def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
+    """The source that the options name, and the space of its vectors where that is known."""
+    if (options.vectors is None) == (options.texts is None):
+        raise IndexBuildError("name --vectors, or --texts with --encoder")
+    if options.texts is not None:
+        if options.encoder is None:
+            raise IndexBuildError("--texts need the encoder of documents: name it with --encoder")
+        with run_encoder(options.encoder) as encoder:
+            rows = count_lines(options.texts)
+            yield (
+                TextSource(options.texts, encoder.encode, encoder.dim, encoder.digest, rows),
+                encoder.space,
+            )
+        return
+    paths: list[Path] = options.vectors
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise IndexBuildError(f"{', '.join(missing)} is missing: name files that are there")
+    if paths[0].suffix == ".npy":
+        if len(paths) > 1:
+            raise IndexBuildError("--vectors takes one .npy file, or several Parquet files")
+        yield NpySource(paths[0], options.ids), ""
+    else:
+        yield ParquetSource(tuple(paths), options.id_column, options.vector_column), ""
+
+
+def layout_of(options: argparse.Namespace, rows: int) -> Layout:
+    """The layout of the options, with FAISS' advice where they are silent."""
+    is_ivf = options.layout.startswith("ivf")
+    per_shard = max(1, rows // options.shards)
+    lists = options.lists or (suggested_lists(per_shard) if is_ivf else 0)
+    effort = options.effort
+    if not effort and is_ivf:
+        effort = max(1, lists // 16)
+    if not effort and options.layout.startswith("hnsw"):
+        effort = DEFAULT_EF_SEARCH
+    return Layout(
+        kind=options.layout,
+        lists=lists,
+        rescore=options.rescore,
+        on_disk=options.on_disk,
+        effort=effort,
+    )
+
+
+def suggested_lists(rows: int) -> int:
+    """4 sqrt(rows), from the guidelines of FAISS' wiki, but no more than 39 training rows allow."""
+    return max(1, min(round(4 * math.sqrt(rows)), rows // 39))
+
+
+def count_lines(path: Path) -> int:
+    """Lines of a text file, compressed or not."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        return sum(1 for _ in lines)

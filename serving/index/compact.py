@@ -1,0 +1,86 @@
+"""Compaction: a shard's segment and what was written since become a new segment, in a process of their own.
+
+    python -m serving.index.compact <generation> <segment> <destination> <parent pid> <log> ...
+
+A process, not a thread: its memory is given back, it yields every core to searches, and it may be killed.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from models.files import sync_directory
+from serving.index import faiss_index
+from serving.index.delta import Delta, apply
+from serving.index.generation import (
+    ROWS_NAME,
+    TRAINED_NAME,
+    read_generation,
+    read_ids,
+    read_rows,
+)
+from serving.index.log import read_log
+from serving.index.metric import Vectors
+from serving.index.writer import CHUNK_ROWS, finish_segment, write_rows
+from serving.triton.server import die_with_parent
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make the segment, as quietly as the system allows."""
+    generation, segment, destination, parent_pid, *logs = arguments
+    die_with_parent()
+    if os.getppid() != int(parent_pid):  # it ended before the line above
+        return
+    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    faiss_index.set_threads(1)
+    compact(Path(generation), Path(segment), [Path(log) for log in logs], Path(destination))
+
+
+def compact(
+    generation_directory: Path, segment: Path, logs: Sequence[Path], destination: Path
+) -> None:
+    """Write the segment `destination`, whole or not at all. Raises CorruptIndexError."""
+    generation = read_generation(generation_directory)
+    delta = Delta(generation.dim, generation.metric)
+    for log in logs:
+        for change in read_log(log):
+            apply(change, [delta])
+    old_ids = read_ids(segment)
+    old_rows = read_rows(segment)
+    kept = np.flatnonzero(~np.isin(old_ids, np.fromiter(delta.touched, dtype=np.int64)))
+    ids = np.concatenate([old_ids[kept], delta.ids])
+    order = np.argsort(ids, kind="stable")
+
+    temporary = destination.with_name(f".{destination.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    chunks = merged(old_rows, kept, delta.vectors, order)
+    write_rows(temporary / ROWS_NAME, chunks, len(ids), generation.dim)
+    finish_segment(temporary, generation_directory / TRAINED_NAME, ids[order])
+    temporary.rename(destination)
+    sync_directory(destination.parent)
+
+
+def merged(
+    old: Vectors, kept: NDArray[np.int64], added: Vectors, order: NDArray[np.int64]
+) -> Iterator[Vectors]:
+    """Rows in the order of `order`, which counts the `kept` old rows first, then the added ones."""
+    for start in range(0, len(order), CHUNK_ROWS):
+        part = order[start : start + CHUNK_ROWS]
+        is_old = part < len(kept)
+        rows = np.empty((len(part), old.shape[1]), dtype=np.float32)
+        rows[is_old] = old[kept[part[is_old]]]
+        rows[~is_old] = added[part[~is_old] - len(kept)]
+        yield rows
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

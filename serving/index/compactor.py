@@ -1,0 +1,89 @@
+"""Runs compactions of one shard in the background and has it adopt what they made."""
+
+import logging
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from serving.errors import ServingError
+from serving.index.shard import Shard
+
+log = logging.getLogger(__name__)
+
+# A delta is searched row by row and held in memory: past these it pays to take it in.
+MIN_CHANGES = 10_000
+MAX_SHARE = 0.05  # of the shard's rows
+RETRY_S = 60.0  # after one that failed
+
+
+class Compactor:
+    """At most one compaction at a time; `last_error` says why the last one failed."""
+
+    def __init__(self, shard: Shard, *, automatic: bool = True) -> None:
+        self._shard = shard
+        self._automatic = automatic
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._not_before_s = 0.0
+        self.last_error = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether one is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start_if_due(self) -> None:
+        """Start one when enough has changed."""
+        counts = self._shard.counts()
+        if time.monotonic() < self._not_before_s:
+            return
+        if self._automatic and counts.changes > max(MIN_CHANGES, MAX_SHARE * counts.rows):
+            self.start()
+
+    def start(self) -> None:
+        """Start one unless one is under way."""
+        if self.running:
+            return
+        logs, destination = self._shard.begin_compaction()
+        self._thread = threading.Thread(target=self._run, args=(logs, destination), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when none is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def stop(self) -> None:
+        """End the one under way; what it made so far is removed when the shard is opened again."""
+        if self._process is not None:
+            self._process.kill()
+        self.wait()
+
+    def _run(self, logs: list[Path], destination: Path) -> None:
+        try:
+            self._make(logs, destination)
+            self._shard.adopt(destination)
+            self.last_error = ""
+        except (ServingError, OSError, subprocess.SubprocessError) as error:
+            self.last_error = str(error)
+            self._not_before_s = time.monotonic() + RETRY_S
+            log.error("compaction of %s failed: %s", self._shard.base, error)
+            self._shard.abandon_compaction()
+
+    def _make(self, logs: list[Path], destination: Path) -> None:
+        shard = self._shard
+        segment = shard.directory / shard.state.segment if shard.state.segment else shard.base
+        # Inside Triton sys.executable is not this environment's; its python3 comes first on PATH.
+        python = shutil.which("python3") or "python3"
+        places = (shard.base.parent, segment, destination, os.getpid(), *logs)
+        command = [python, "-m", "serving.index.compact", *map(str, places)]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            last = said.decode(errors="replace").strip().splitlines()[-1:]
+            raise subprocess.SubprocessError(
+                f"the process ended with status {self._process.returncode}: {' '.join(last)}"
+            )

@@ -1,0 +1,65 @@
+"""The default placement: every shard on one Triton of this machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import PlacementError
+from serving.index.generation import GENERATION_NAME, read_generation
+from serving.index.node import NodeOrder, run_node
+from serving.index.placement import (
+    PLACEMENT_NAME,
+    Placement,
+    place,
+    read_placement,
+    write_placement,
+)
+from serving.triton.launch import RunningTriton
+
+NODE_NAME = "node"
+
+
+@dataclass(frozen=True)
+class RunningIndex:
+    """A local index that answers."""
+
+    placement: Placement
+    triton: RunningTriton
+
+
+@contextmanager
+def run_local(
+    index: Path, generation: str | None, memory_bytes: int, threads: int = 1
+) -> Iterator[RunningIndex]:
+    """Serve all shards of a generation, and say where in placement.json, until the context ends.
+
+    Raises PlacementError, DoesNotFitError, and what run_triton raises.
+    """
+    directory = index / "generations" / (generation or generation_to_serve(index))
+    described = read_generation(directory)
+    order = NodeOrder(
+        generation=directory,
+        shards=tuple(range(described.shards)),
+        directory=index / NODE_NAME,
+        memory_bytes=memory_bytes,
+        threads=threads,
+    )
+    with run_node(order) as triton:
+        placement = place(described, [[triton.grpc_url]] * described.shards)
+        write_placement(index / PLACEMENT_NAME, placement)
+        yield RunningIndex(placement, triton)
+
+
+def generation_to_serve(index: Path) -> str:
+    """The generation that was served last, else the newest. Raises PlacementError when there is none."""
+    if (index / PLACEMENT_NAME).is_file():
+        return read_placement(index / PLACEMENT_NAME).generation
+    built = [
+        read_generation(path.parent) for path in index.glob(f"generations/[!.]*/{GENERATION_NAME}")
+    ]
+    if not built:
+        raise PlacementError(
+            f"{index} holds no generation: build one with `python -m serving.index build {index} --name g1`"
+        )
+    return max(built, key=lambda generation: generation.created_at).name

@@ -1,0 +1,73 @@
+"""Where the shards of an index run: one small file that routers watch.
+
+    <index>/placement.json
+
+Whoever places shards (a person, Kubernetes, Ray) replaces the file as a whole; a router takes it over between
+two answers. So a generation is switched, and a shard moved, without an answer that mixes two of them.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from models.files import write_atomically
+from models.manifest import Record
+from serving.errors import PlacementError
+from serving.index.generation import Generation
+from serving.index.metric import Metric
+
+PLACEMENT_NAME = "placement.json"
+
+
+class Placement(Record):
+    """The generation that is served and the addresses (host:port, gRPC) of each shard's replicas."""
+
+    index: str
+    generation: str
+    dim: int = Field(gt=0)
+    metric: Metric
+    space: str = ""
+    replicas: tuple[tuple[str, ...], ...]
+    """By shard; a shard without any is missing from every answer, which says so."""
+
+
+def place(generation: Generation, replicas: list[list[str]]) -> Placement:
+    """The placement of a generation. Raises PlacementError unless every shard is given a list."""
+    if len(replicas) != generation.shards:
+        raise PlacementError(
+            f"{generation.name} has {generation.shards} shards and {len(replicas)} are placed: place each"
+        )
+    return Placement(
+        index=generation.index,
+        generation=generation.name,
+        dim=generation.dim,
+        metric=generation.metric,
+        space=generation.space,
+        replicas=tuple(map(tuple, replicas)),
+    )
+
+
+def read_placement(path: Path) -> Placement:
+    """Raises PlacementError when there is none or it cannot be read."""
+    try:
+        return Placement.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise PlacementError(
+            f"{path} is missing: start the index with `python -m serving.index serve`, or write where its "
+            "shards run"
+        ) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise PlacementError(f"{path} cannot be read: {first_problem(error)}") from error
+
+
+def write_placement(path: Path, placement: Placement) -> None:
+    """Replace the placement; routers see the old one or the new one."""
+    write_atomically(path, placement.model_dump_json(indent=2).encode() + b"\n")
+
+
+def first_problem(error: Exception) -> str:
+    """What a person can correct."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+    return "it is not UTF-8"

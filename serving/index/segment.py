@@ -1,0 +1,86 @@
+"""The immutable part of a shard: an index over rows that lie on disk in the order of their ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.index import faiss_index
+from serving.index.faiss_index import Bitmap
+from serving.index.generation import (
+    INDEX_NAME,
+    Generation,
+    read_ids,
+    read_rows,
+    read_segment_record,
+    verify_segment,
+)
+from serving.index.merge import Hits, no_hits
+from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores, worst_score
+
+MISSING = -1  # position of an id that is not here
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`ids` [n] ascending; `rows` [n, dim] memory-mapped; `index` holds row i at position i."""
+
+    generation: Generation
+    ids: Ids
+    rows: Vectors
+    index: Any
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions_of(self, ids: Ids) -> NDArray[np.int64]:
+        """Where these ids [m] are, MISSING for the others."""
+        if not len(self):
+            return np.full(len(ids), MISSING, dtype=np.int64)
+        found = np.minimum(np.searchsorted(self.ids, ids), len(self) - 1)
+        return np.where(self.ids[found] == ids, found, MISSING)
+
+    def search(self, queries: Vectors, k: int, effort: int, members: Bitmap | None) -> Hits:
+        """The best k of the rows whose bit is set in `members`."""
+        generation = self.generation
+        wanted = min(k * max(generation.layout.rescore, 1), len(self))
+        if not wanted:
+            return no_hits(len(queries), k, generation.metric)
+        positions, scores = faiss_index.search(
+            self.index, generation.layout, queries, wanted, effort, members
+        )
+        missing = positions == MISSING
+        scores[missing] = worst_score(generation.metric)
+        if generation.layout.rescore:
+            positions, scores = self.rescore(queries, positions, k)
+            missing = positions == MISSING
+        ids = np.where(missing, NO_ID, self.ids[positions])
+        return Hits(ids, scores)
+
+    def rescore(self, queries: Vectors, positions: Ids, k: int) -> tuple[Ids, Vectors]:
+        """The best k of these candidates [N, m] by their exact rows."""
+        metric = self.generation.metric
+        rows = self.rows[np.maximum(positions, 0)]  # [N, m, dim]
+        scores = exact_scores(queries, rows, metric).astype(np.float32)
+        scores[positions == MISSING] = worst_score(metric)
+        order = best_first(positions, scores, metric)[:, :k]
+        return (
+            np.take_along_axis(positions, order, axis=1),
+            np.take_along_axis(scores, order, axis=1),
+        )
+
+
+def open_segment(directory: Path, generation: Generation, *, verify: bool = True) -> Segment:
+    """Check and open a segment. Raises CorruptIndexError."""
+    record = read_segment_record(directory)
+    if verify:
+        verify_segment(directory, record)
+    layout = generation.layout
+    return Segment(
+        generation=generation,
+        ids=read_ids(directory),
+        rows=read_rows(directory),
+        index=faiss_index.load(directory / INDEX_NAME, on_disk=layout.on_disk),
+    )

@@ -1,0 +1,243 @@
+"""One replica of one shard: a segment, what changed since, and the log that keeps it.
+
+    search = segment (without what is hidden) + deltas
+    write  = log, fsync, delta, hide the old row
+
+While a compaction runs there are two deltas: the frozen one goes into the new segment, the other follows it.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.errors import CorruptIndexError
+from serving.index.delta import Delta, apply
+from serving.index.faiss_index import Bitmap, selected
+from serving.index.generation import Generation, read_generation, shard_directory
+from serving.index.log import Change, Log, Operation, read_log
+from serving.index.merge import Hits, merge
+from serving.index.metric import Ids, Vectors, best_first, exact_scores
+from serving.index.segment import MISSING, Segment, open_segment
+from serving.index.state import (
+    State,
+    lock,
+    log_numbers,
+    log_path,
+    read_state,
+    remove_leftovers,
+    segment_path,
+    write_state,
+)
+
+# Up to so many ids a filtered search scores each of them exactly: quicker than an index that has to look
+# through everything for a few, and it finds them all.
+SMALL_FILTER = 10_000
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a replica holds. `changes` are those since its segment was made."""
+
+    rows: int
+    changes: int
+    sequence: int
+    segment: str
+
+
+class Shard:
+    """An open replica. One thread searches and writes; `adopt` may be called from another."""
+
+    def __init__(self, generation_directory: Path, shard: int, state_directory: Path) -> None:
+        """Open the replica whose own files are in `state_directory`; see open_shard."""
+        self.generation: Generation = read_generation(generation_directory)
+        self.base = shard_directory(generation_directory, shard)
+        self.directory = state_directory
+        self._lock = lock(state_directory)
+        self._changing = threading.RLock()
+        self.state = read_state(state_directory)
+        remove_leftovers(state_directory, self.state)
+        self.segment = self._open_segment(self.state)
+        self.sequence = self.state.first_sequence
+        self._live = np.ones(len(self.segment), dtype=np.uint8)
+        self._members: Bitmap | None = None
+        self._deltas = [self._new_delta()]
+        numbers = log_numbers(state_directory, self.state) or [self.state.first_log]
+        for number in numbers:
+            self._replay(log_path(state_directory, number))
+        self._number = numbers[-1]
+        self._log = Log(log_path(state_directory, self._number))
+
+    def close(self) -> None:
+        """Close the log and let others open the replica."""
+        self._log.close()
+        self._lock.close()
+
+    def counts(self) -> Counts:
+        """How much it holds."""
+        live = int(self._live.sum()) + sum(len(delta) for delta in self._deltas)
+        changes = sum(len(delta.touched) for delta in self._deltas)
+        return Counts(live, changes, self.sequence, self.state.segment)
+
+    def search(self, queries: Vectors, k: int, effort: int = 0) -> Hits:
+        """The best k of everything, for queries [N, dim]; `effort` 0 is the layout's own."""
+        with self._changing:
+            parts = [self.segment.search(queries, k, effort, self._selector())]
+            parts += [delta.search(queries, k) for delta in self._deltas]
+        return merge(parts, k, self.generation.metric)
+
+    def search_among(self, query: Vectors, among: Ids, k: int, effort: int = 0) -> Hits:
+        """The best k of the rows with these ids, for one query [dim]; ids that are not here do not count."""
+        queries = query[None, :]
+        with self._changing:
+            positions = self.segment.positions_of(np.unique(among))
+            positions = positions[positions != MISSING]
+            positions = positions[self._live[positions] == 1]
+            parts = [delta.search(queries, k, among) for delta in self._deltas]
+            if len(positions) <= SMALL_FILTER:
+                parts.append(self._score(queries, positions, k))
+            else:
+                members = selected(positions, len(self.segment))
+                parts.append(self.segment.search(queries, k, effort, members))
+        return merge(parts, k, self.generation.metric)
+
+    def lookup(self, ids: Ids) -> tuple[Vectors, NDArray[np.bool_]]:
+        """Rows [m, dim] by id, zeros where `found` [m] is false."""
+        rows = np.zeros((len(ids), self.generation.dim), dtype=np.float32)
+        with self._changing:
+            positions = self.segment.positions_of(ids)
+            found = positions != MISSING
+            found[found] = self._live[positions[found]] == 1
+            rows[found] = self.segment.rows[positions[found]]
+            for delta in self._deltas:
+                for at, row_id in enumerate(ids.tolist() if len(delta) else ()):
+                    slot = delta.slots.get(row_id)
+                    if slot is not None:
+                        rows[at], found[at] = delta.vectors[slot], True
+        return rows, found
+
+    def write(self, changes: Sequence[tuple[Operation, int, Ids, Vectors]]) -> int:
+        """Log these (operation, version_ns, ids, vectors), wait until they are safe, then let them be seen.
+
+        Returns the sequence number of the last. When the disk refuses, nothing is seen of any.
+        """
+        with self._changing:
+            numbered = [
+                Change(operation, self.sequence + 1 + at, version_ns, ids, vectors)
+                for at, (operation, version_ns, ids, vectors) in enumerate(changes)
+            ]
+            self._log.append_all(numbered)
+            for change in numbered:
+                self._apply(change)
+            return self.sequence
+
+    def begin_compaction(self) -> tuple[list[Path], Path]:
+        """Freeze what changed so far: the logs to take in, and where the new segment belongs.
+
+        Raises RuntimeError while one is under way.
+        """
+        with self._changing:
+            if len(self._deltas) > 1:
+                raise RuntimeError("a compaction is under way")
+            logs = [log_path(self.directory, n) for n in log_numbers(self.directory, self.state)]
+            self._open_next_log()
+            self._frozen_sequence = self.sequence
+            self._deltas.append(self._new_delta())
+            return logs, segment_path(self.directory, self._number)
+
+    def abandon_compaction(self) -> None:
+        """Go on as if it had not begun: both deltas are one again."""
+        with self._changing:
+            frozen, newer = self._deltas
+            for row_id, version_ns in newer.touched.items():
+                slot = newer.slots.get(row_id)
+                if slot is None:
+                    frozen.delete(row_id, version_ns)
+                else:
+                    frozen.upsert(row_id, newer.vectors[slot], version_ns)
+            self._deltas = [frozen]
+
+    def adopt(self, segment_directory: Path) -> None:
+        """Serve the segment that a compaction made, in place of the old one and the frozen delta."""
+        state = State(
+            segment=segment_directory.name,
+            first_log=self._number,
+            first_sequence=self._frozen_sequence,
+        )
+        segment = self._open_segment(state)
+        live = np.ones(len(segment), dtype=np.uint8)
+        write_state(
+            self.directory, state
+        )  # what is written from here on is in the logs that it keeps
+        with self._changing:
+            replaced = self.segment
+            newer = self._deltas[-1]
+            hide(segment, live, np.fromiter(newer.touched, dtype=np.int64))
+            self.state, self.segment, self._deltas = state, segment, [newer]
+            self._live, self._members = live, None
+        del replaced  # freeing it takes a while: not while searches wait
+        remove_leftovers(self.directory, state)
+
+    def _open_segment(self, state: State) -> Segment:
+        directory = self.directory / state.segment if state.segment else self.base
+        segment = open_segment(directory, self.generation)
+        if segment.rows.shape != (len(segment), self.generation.dim):
+            raise CorruptIndexError(
+                f"{directory} does not hold {self.generation.dim} components per id: build the generation "
+                "again"
+            )
+        return segment
+
+    def _new_delta(self) -> Delta:
+        return Delta(self.generation.dim, self.generation.metric)
+
+    def _open_next_log(self) -> None:
+        self._number += 1
+        following = Log(log_path(self.directory, self._number))
+        self._log.close()
+        self._log = following
+
+    def _replay(self, path: Path) -> None:
+        if not path.exists():
+            return
+        for change in read_log(path):
+            if change.sequence != self.sequence + 1:
+                raise CorruptIndexError(
+                    f"{path} goes on with change {change.sequence} after {self.sequence}: a log is missing "
+                    "or of another replica, restore the whole directory"
+                )
+            self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        """Let a change be seen."""
+        apply(change, self._deltas)
+        if hide(self.segment, self._live, change.ids):
+            self._members = None
+        self.sequence = change.sequence
+
+    def _selector(self) -> Bitmap | None:
+        """The rows of the segment that are not hidden; None: all of them."""
+        if self._members is None and not self._live.all():
+            self._members = np.packbits(self._live, bitorder="little")
+        return self._members
+
+    def _score(self, queries: Vectors, positions: NDArray[np.int64], k: int) -> Hits:
+        """The best k of these rows of the segment, exactly."""
+        rows = np.asarray(self.segment.rows[positions])[None]  # [1, m, dim]
+        ids = self.segment.ids[positions][None]
+        scores = exact_scores(queries, rows, self.generation.metric).astype(np.float32)
+        order = best_first(ids, scores, self.generation.metric)[:, :k]
+        return Hits(
+            np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        )
+
+
+def hide(segment: Segment, live: NDArray[np.uint8], ids: Ids) -> bool:
+    """Take rows of a segment out of its live ones; whether there was any."""
+    positions = segment.positions_of(ids)
+    positions = positions[positions != MISSING]
+    live[positions] = 0
+    return bool(len(positions))

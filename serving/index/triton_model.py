@@ -1,0 +1,168 @@
+"""The adapter between Triton's python backend and a shard.
+
+One instance executes one batch at a time: writes first, then searches as few matrix searches, then lookups.
+Interface reference: the python_backend repository's README (TritonPythonModel, pb_utils).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from serving.index import faiss_index
+from serving.index.compactor import Compactor
+from serving.index.footprint import check_fits
+from serving.index.merge import Hits
+from serving.index.operations import (
+    FILTER,
+    FOUND,
+    IDS,
+    SCORES,
+    SEQUENCE,
+    STATUS,
+    VECTORS,
+    Asked,
+    MalformedRequestError,
+    group_searches,
+    read_request,
+)
+from serving.index.shard import Shard
+
+Answers = dict[
+    int, Mapping[str, NDArray[Any]] | str
+]  # by the request's number: tensors, or an error's words
+
+
+class TritonPythonModel:
+    """One replica of one shard."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the shard that the model's configuration names, unless it does not fit."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        said = {name: value["string_value"] for name, value in parameters.items()}
+        generation, shard = Path(said["generation"]), int(said["shard"])
+        check_fits(generation, shard, int(said["budget_bytes"]))
+        faiss_index.set_threads(int(said["threads"]))
+        self.shard = Shard(generation, shard, Path(said["state"]))
+        self.compactor = Compactor(self.shard)
+
+    def finalize(self) -> None:
+        """Leave nothing running."""
+        self.compactor.stop()
+        self.shard.close()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request; a malformed one fails alone."""
+        answers: Answers = {}
+        asked: list[tuple[int, Asked]] = []
+        for number, request in enumerate(requests):
+            try:
+                asked.append((number, self.read(request)))
+            except MalformedRequestError as error:
+                answers[number] = str(error)
+        for work in (self.write, self.search, self.filtered, self.lookup, self.report):
+            answers |= work(asked)
+        return [response(answers[number]) for number in range(len(requests))]
+
+    def read(self, request: Any) -> Asked:
+        """A request as values."""
+        found = (pb_utils.get_input_tensor_by_name(request, n) for n in (VECTORS, IDS, FILTER))
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in found if tensor is not None}
+        parameters = json.loads(request.parameters() or "{}")
+        return read_request(parameters, tensors, self.shard.generation.dim)
+
+    def write(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
+        """All changes of the batch, made safe by one flush to the disk."""
+        changes = [(n, a) for n, a in asked if a.operation in ("upsert", "delete")]
+        if not changes:
+            return {}
+        try:
+            sequence = self.shard.write(
+                [(a.operation, a.version_ns, a.ids, a.vectors) for _, a in changes]  # type: ignore[misc]
+            )
+        except OSError as error:
+            words = f"the log cannot be written ({error.strerror}): free space on the shard's disk"
+            return {n: words for n, _ in changes}
+        self.compactor.start_if_due()
+        return {n: {SEQUENCE: np.full((len(a.ids), 1), sequence)} for n, a in changes}
+
+    def search(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
+        """Every search without a filter, in one matrix per effort."""
+        answers: Answers = {}
+        for group in group_searches([(n, a) for n, a in asked if a.is_plain_search]):
+            queries = np.concatenate([a.vectors for _, a in group])
+            hits = self.shard.search(queries, max(a.k for _, a in group), group[0][1].effort)
+            start = 0
+            for n, a in group:
+                rows = slice(start, start + len(a.vectors))
+                start = rows.stop
+                answers[n] = {IDS: hits.ids[rows, : a.k], SCORES: hits.scores[rows, : a.k]}
+        return answers
+
+    def filtered(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
+        """Searches among given ids, one query at a time."""
+        answers: Answers = {}
+        for n, a in asked:
+            if a.operation != "search" or a.is_plain_search:
+                continue
+            hits = [self.search_one(a, row) for row in range(len(a.vectors))]
+            answers[n] = {
+                IDS: np.concatenate([part.ids for part in hits]),
+                SCORES: np.concatenate([part.scores for part in hits]),
+            }
+        return answers
+
+    def search_one(self, asked: Asked, row: int) -> Hits:
+        """One query of a request in which some have a filter."""
+        among = asked.filters[row]
+        if among is None:
+            return self.shard.search(asked.vectors[row : row + 1], asked.k, asked.effort)
+        return self.shard.search_among(asked.vectors[row], among, asked.k, asked.effort)
+
+    def lookup(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
+        """Rows by id."""
+        answers: Answers = {}
+        for n, a in asked:
+            if a.operation == "lookup":
+                rows, found = self.shard.lookup(a.ids)
+                answers[n] = {VECTORS: rows, FOUND: found.reshape(-1, 1)}
+        return answers
+
+    def report(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
+        """How the shard is; `compact` has it begin one first."""
+        answers: Answers = {}
+        for n, a in asked:
+            if a.operation == "compact":
+                self.compactor.start()
+            if a.operation in ("status", "compact"):
+                answers[n] = {
+                    STATUS: np.array([[json.dumps(self.status()).encode()]], dtype=object)
+                }
+        return answers
+
+    def status(self) -> dict[str, Any]:
+        """What `status` answers."""
+        memory = psutil.Process().memory_full_info()
+        return {
+            **asdict(self.shard.counts()),
+            "generation": self.shard.generation.name,
+            "compacting": self.compactor.running,
+            "compaction_error": self.compactor.last_error,
+            "rss_bytes": memory.rss,
+            "unshared_bytes": memory.uss,
+        }
+
+
+def response(answer: Mapping[str, NDArray[Any]] | str) -> Any:
+    """A Triton response from tensors, or from an error's words."""
+    if isinstance(answer, str):
+        error = pb_utils.TritonError(answer, pb_utils.TritonError.INVALID_ARG)
+        return pb_utils.InferenceResponse(error=error)
+    tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in answer.items()]
+    return pb_utils.InferenceResponse(tensors)

@@ -1,0 +1,68 @@
+"""Writes the files of a segment, in bounded memory: rows stream in, in the order of their ids."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from models.files import sync_directory
+from serving.index import faiss_index
+from serving.index.generation import (
+    IDS_NAME,
+    INDEX_NAME,
+    ROWS_NAME,
+    read_rows,
+    write_segment_record,
+)
+from serving.index.metric import Ids, Vectors
+
+CHUNK_ROWS = 16_384
+HEADER_BYTES = 128  # of an .npy file: NumPy pads its own to multiples of 64
+
+
+def npy_header(rows: int, dim: int) -> bytes:
+    """The header of a float32 array [rows, dim] in NumPy's format 1.0, always of one size.
+
+    Rows can so be written before it is known how many there are. Format: numpy.lib.format.
+    """
+    described = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
+    magic = b"\x93NUMPY\x01\x00"
+    length = HEADER_BYTES - len(magic) - 2
+    return magic + length.to_bytes(2, "little") + described.ljust(length - 1).encode() + b"\n"
+
+
+def write_rows(path: Path, chunks: Iterable[Vectors], rows: int, dim: int) -> None:
+    """Stream rows [n, dim] into an .npy file."""
+    with path.open("wb") as stream:
+        stream.write(npy_header(rows, dim))
+        for chunk in chunks:
+            stream.write(np.ascontiguousarray(chunk, dtype="<f4").data)
+
+
+def chunks_of(rows: Vectors) -> Iterable[Vectors]:
+    """Consecutive parts of rows [n, dim]."""
+    return (rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS))
+
+
+def finish_segment(directory: Path, trained: Path, ids: Ids) -> None:
+    """Index the rows that `directory` holds already, describe and flush everything.
+
+    `trained` is the generation's trained, empty index.
+    """
+    np.save(directory / IDS_NAME, ids, allow_pickle=False)
+    rows = read_rows(directory)
+    index = faiss_index.load(trained)
+    for chunk in chunks_of(rows):
+        faiss_index.add(index, chunk)
+    faiss_index.save(index, directory / INDEX_NAME)
+    for name in (IDS_NAME, ROWS_NAME, INDEX_NAME):
+        sync_file(directory / name)
+    write_segment_record(directory, len(ids), (IDS_NAME, ROWS_NAME, INDEX_NAME))
+    sync_directory(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Return when a file's content would survive a crash of the machine."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
