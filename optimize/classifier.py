@@ -1,5 +1,5 @@
 """A classifier on disk: the encoder as a Hugging Face directory, and beside it the head, the names of the
-classes and the temperature.
+classes and the temperature; or a Hugging Face classifier as it was brought, and the temperature.
 """
 
 import json
@@ -16,6 +16,7 @@ from optimize.load import Attention, SourceModel, open_transformer, read_pooling
 from optimize.modules import Classifier, HeadedClassifier
 
 HEAD, LABELS, TEMPERATURE = "head.safetensors", "labels.json", "temperature.json"
+LOWEST, HIGHEST = 0.2, 20.0  # temperature: where every label is guessed right, none would be low enough
 
 
 def save_classifier(
@@ -25,8 +26,18 @@ def save_classifier(
     save_beside_tokenizer(model.encoder, source, destination)
     save_file(dict(model.head.state_dict()), destination / HEAD)
     (destination / LABELS).write_text(json.dumps(list(labels), indent=2) + "\n")
-    temperature = json.dumps({"temperature": model.temperature})
-    (destination / TEMPERATURE).write_text(temperature + "\n")
+    save_temperature(model.temperature, destination)
+
+
+def save_temperature(temperature: float, destination: Path) -> None:
+    """Write what logits are divided by."""
+    (destination / TEMPERATURE).write_text(json.dumps({"temperature": temperature}) + "\n")
+
+
+def read_temperature(directory: Path) -> float:
+    """What logits are divided by: 1 where nothing was calibrated."""
+    path = directory / TEMPERATURE
+    return float(json.loads(path.read_text())["temperature"]) if path.is_file() else 1.0
 
 
 def open_classifier(directory: Path, max_tokens: int, attention: Attention = "sdpa") -> SourceModel:
@@ -38,7 +49,7 @@ def open_classifier(directory: Path, max_tokens: int, attention: Attention = "sd
         return open_headed(directory, max_tokens, attention)
     tokenizer, encoder = open_transformer(directory, max_tokens, "embed", attention)
     labels = json.loads((directory / LABELS).read_text())
-    temperature = json.loads((directory / TEMPERATURE).read_text())["temperature"]
+    temperature = read_temperature(directory)
     model = Classifier(encoder, read_pooling(directory), len(labels), temperature)
     model.head.load_state_dict(load_file(directory / HEAD))
     return SourceModel(model.eval(), tokenizer)
@@ -60,7 +71,8 @@ def open_headed(directory: Path, max_tokens: int, attention: Attention) -> Sourc
             f"this model {kind}, classify needs exactly one label of two or more: train its encoder anew "
             "with fine_tune"
         )
-    return SourceModel(HeadedClassifier(transformer).eval(), tokenizer)
+    model = HeadedClassifier(transformer, read_temperature(directory))
+    return SourceModel(model.eval(), tokenizer)
 
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
@@ -69,7 +81,8 @@ def is_classifier(config: Mapping[str, Any]) -> bool:
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature that makes the labels [N] most likely under softmax(logits [N, C] / temperature).
+    """The temperature that makes the labels [N] most likely under softmax(logits [N, C] / temperature),
+    between LOWEST and HIGHEST.
 
     Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
@@ -83,4 +96,4 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return float(log_temperature.detach().exp())
+    return float(log_temperature.detach().exp().clamp(LOWEST, HIGHEST))

@@ -17,6 +17,10 @@ class ExportError(OptimizeError):
     """The exported graph is broken or does not answer like its source."""
 
 
+class VariantError(OptimizeError):
+    """None of a recipe's variants can be made."""
+
+
 class GateError(OptimizeError):
     """No variant passed the gate: nothing was packaged."""
 
@@ -43,6 +47,13 @@ class PackageError(OptimizeError):
 
 class EngineError(OptimizeError):
     """A TensorRT engine cannot be built, or is for another target."""
+
+    def __init__(self, problem: str, fix: str) -> None:
+        super().__init__(problem, fix)
+        self.problem, self.fix = problem, fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.fix}"
 
 
 class TuneError(OptimizeError):

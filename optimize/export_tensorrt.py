@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from models.files import sha256_file
+from models.files import sha256_file, write_atomically
 from models.manifest import Engine
-from optimize.engine import EngineFile, Tensor
+from optimize.engine import EngineFile, Profile, Tensor
 from optimize.errors import EngineError
+from optimize.graph_facts import graph_facts
 from optimize.sections import TensorRT
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
@@ -38,26 +39,24 @@ RTX_CAPABILITIES = {
 CPU_OPERATORS = ("DynamicQuantizeLinear", "MatMulInteger", "DynamicQuantizeMatMul")
 LENGTH_STEP = 16  # profiles end at multiples: kernels are chosen per tile
 
-Profile = dict[str, list[int]]
-
 
 def export_tensorrt(
-    graph: Path, section: TensorRT, lengths: Sequence[int], max_tokens: int, destination: Path
+    graph: Path, section: TensorRT, profiles: Sequence[Profile], destination: Path
 ) -> None:
-    """Build an engine for each compute capability asked; `lengths` are tokens of real texts.
+    """Build an engine for each compute capability asked, in the graph's own precision.
 
     Writes sm_<capability>.plan and .json to `destination`, and keeps the timing cache of `tensorrt` in
     `destination`'s parent. Raises EngineError.
     """
     refuse_foreign_operators(graph)
     library = import_builder(section)
-    profiles = profiles_of(lengths, max_tokens, section.max_batch_size)
     for capability in capabilities_of(section):
         build_engine(library, graph, section, capability, profiles, destination)
 
 
 def profiles_of(lengths: Sequence[int], max_tokens: int, max_batch_size: int) -> list[Profile]:
-    """Shapes [batch, tokens] that kernels are tuned for: most texts, and the long rest.
+    """Shapes [batch, tokens] that kernels are tuned for: most texts, and the long rest. `lengths` are the
+    tokens of real texts.
 
     The first profile ends at the 95th percentile of the lengths and is best at their median; the second
     ends at `max_tokens`. One is enough where they would be the same.
@@ -87,8 +86,8 @@ def refuse_foreign_operators(graph: Path) -> None:
     foreign |= {node.op_type for node in nodes if node.op_type in CPU_OPERATORS}
     if foreign:
         raise EngineError(
-            f"TensorRT cannot take the operators {', '.join(sorted(foreign))}: build it from the fp32 or "
-            "fp16 variant, not from int8 or -fused ones"
+            f"TensorRT cannot take the operators {', '.join(sorted(foreign))}",
+            "build it from the fp32 or fp16 variant, not from int8 or -fused ones",
         )
 
 
@@ -98,7 +97,7 @@ def import_builder(section: TensorRT) -> ModuleType:
         return importlib.import_module(MODULES[section.builder])
     except ImportError as error:
         raise EngineError(
-            f"the builder {section.builder} is not installed here: {INSTALL[section.builder]}"
+            f"the builder {section.builder} is not installed here", INSTALL[section.builder]
         ) from error
 
 
@@ -109,14 +108,15 @@ def capabilities_of(section: TensorRT) -> Sequence[str]:
         here = capability_here()
         if others := [capability for capability in asked if capability != here]:
             raise EngineError(
-                f"the tensorrt builder builds for the GPU at hand ({here}), not for {', '.join(others)}: "
-                "run it on such a GPU"
+                f"the tensorrt builder builds for the GPU at hand ({here}), not for {', '.join(others)}",
+                "run it on such a GPU",
             )
         return [here]
     if unknown := [capability for capability in asked if capability not in RTX_CAPABILITIES]:
         raise EngineError(
-            f"TensorRT-RTX has no kernels for compute capability {', '.join(unknown)}: it knows "
-            f"{', '.join(RTX_CAPABILITIES)}; for datacenter GPUs use builder: tensorrt"
+            f"TensorRT-RTX has no kernels for compute capability {', '.join(unknown)}, it knows "
+            f"{', '.join(RTX_CAPABILITIES)}",
+            "for datacenter GPUs use builder: tensorrt",
         )
     return asked or [capability_here()]
 
@@ -127,8 +127,8 @@ def capability_here() -> str:
 
     if not torch.cuda.is_available():
         raise EngineError(
-            "this machine has no GPU to build for: name tensorrt.compute_capabilities with builder: "
-            "tensorrt_rtx, or build on the node"
+            "this machine has no GPU to build for",
+            "name tensorrt.compute_capabilities with builder: tensorrt_rtx, or build on the node",
         )
     major, minor = torch.cuda.get_device_capability()
     return f"{major}.{minor}"
@@ -146,42 +146,63 @@ def build_engine(
     trt: Any = library
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = parse(trt, builder, graph)
+    config = configure(trt, builder, section, capability)
+    for shapes in profiles:
+        config.add_optimization_profile(optimization_profile(builder, network, shapes))
+    cache = destination.parent / f"timing-{trt.__version__}.cache"
+    plan = serialize(builder, network, config, cache if section.builder == "tensorrt" else None)
+    if plan is None:
+        raise EngineError(
+            f"{section.builder} {trt.__version__} could not build {graph.name} for {capability}",
+            "its messages above name the layer; try the fp32 variant or a smaller max_batch_size",
+        )
+    engine = Engine(
+        path=f"sm_{capability}.plan",
+        builder=section.builder,
+        builder_version=trt.__version__,
+        compute_capability=capability,
+        fp16=graph_facts(graph).fp16,
+        profiles=list(profiles),
+    )
+    write_engine(destination, plan, engine, sha256_file(graph), tensors_of(network))
+
+
+def serialize(builder: Any, network: Any, config: Any, timing_cache: Path | None) -> bytes | None:
+    """The engine; None when it cannot be built. TensorRT-RTX measures nothing ahead of time and has no
+    timing cache.
+    """
+    if timing_cache is not None:
+        use_timing_cache(config, timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if timing_cache is not None and plan is not None:
+        keep_timing_cache(config, timing_cache)
+    return None if plan is None else bytes(plan)
+
+
+def write_engine(
+    folder: Path, plan: bytes, engine: Engine, graph_sha256: str, tensors: list[Tensor]
+) -> None:
+    """An engine under its own path in `folder`, and the JSON file that read_engine finds beside it."""
+    path = folder / engine.path
+    path.write_bytes(plan)
+    described = EngineFile(
+        engine=engine,
+        engine_sha256=sha256_file(path),
+        graph_sha256=graph_sha256,
+        tensors=tensors,
+    )
+    path.with_suffix(".json").write_text(described.model_dump_json(indent=2) + "\n")
+
+
+def configure(trt: Any, builder: Any, section: TensorRT, capability: str) -> Any:
+    """What the builder is told beside the network and its shapes."""
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, section.workspace_mib * 2**20)
     if section.builder == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         target = getattr(trt.ComputeCapability, RTX_CAPABILITIES[capability])
         config.set_compute_capability(target, 0)
-    for shapes in profiles:
-        config.add_optimization_profile(optimization_profile(builder, network, shapes))
-    cache = destination.parent / f"timing-{trt.__version__}.cache"
-    if section.builder == "tensorrt":  # TensorRT-RTX measures nothing ahead of time
-        use_timing_cache(config, cache)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(
-            f"{section.builder} {trt.__version__} could not build {graph.name} for {capability}: its "
-            "messages above name the layer; try the fp32 variant or a smaller max_batch_size"
-        )
-    if section.builder == "tensorrt":
-        keep_timing_cache(config, cache)
-    path = destination / f"sm_{capability}.plan"
-    path.write_bytes(bytes(plan))
-    engine = Engine(
-        path=path.name,
-        builder=section.builder,
-        builder_version=trt.__version__,
-        compute_capability=capability,
-        fp16=is_half(graph),
-        profiles=list(profiles),
-    )
-    described = EngineFile(
-        engine=engine,
-        engine_sha256=sha256_file(path),
-        graph_sha256=sha256_file(graph),
-        tensors=tensors_of(network),
-    )
-    path.with_suffix(".json").write_text(described.model_dump_json(indent=2) + "\n")
+    return config
 
 
 def parse(trt: Any, builder: Any, graph: Path) -> Any:
@@ -192,8 +213,8 @@ def parse(trt: Any, builder: Any, graph: Path) -> Any:
     if not parser.parse(graph.read_bytes()):
         problems = "; ".join(str(parser.get_error(i).desc()) for i in range(parser.num_errors))
         raise EngineError(
-            f"TensorRT cannot read {graph.name} ({problems}): export it with another opset, or without "
-            "these operators"
+            f"TensorRT cannot read {graph.name} ({problems})",
+            "export it with another opset, or without these operators",
         )
     return network
 
@@ -217,7 +238,7 @@ def keep_timing_cache(config: Any, path: Path) -> None:
     """Keep what this build measured for the next."""
     cache = config.get_timing_cache()
     if cache is not None:
-        path.write_bytes(bytes(cache.serialize()))
+        write_atomically(path, bytes(cache.serialize()))
 
 
 def tensors_of(network: Any) -> list[Tensor]:
@@ -234,8 +255,3 @@ def tensors_of(network: Any) -> list[Tensor]:
         for tensor, is_input in [*inputs, *outputs]
     ]
 
-
-def is_half(graph: Path) -> bool:
-    """Whether the weights of a graph are FP16."""
-    kinds = [t.data_type for t in onnx.load(graph, load_external_data=False).graph.initializer]
-    return onnx.TensorProto.FLOAT16 in kinds

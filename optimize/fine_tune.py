@@ -11,17 +11,20 @@ from tokenizers import Encoding
 
 from models.triton.text_encoder.tokens import padded_inputs
 from optimize.classifier import fit_temperature, open_classifier, save_classifier
-from optimize.data.labelled import Labelled
+from optimize.data.labelled import Labelled, refuse_other_classes
+from optimize.devices import device, precision
 from optimize.distill.layers import keep_layers, switch_off_dropout, write_training_log
 from optimize.errors import TrainingError
 from optimize.load import open_transformer, read_pooling
-from optimize.modules import Classifier
+from optimize.modules import Classifier, HeadedClassifier
 from optimize.sections import FineTune, StudentDistillation
-from optimize.training import LoopSettings, Rows, device, loop_settings, precision, train
+from optimize.training import LoopSettings, Rows, loop_settings, train
 
 MIN_TRAINING_TEXTS = 50
 BATCH = 64
 HARD_LABEL_SHARE = 0.3  # of a student's loss; the rest is its teacher's soft labels
+
+AnyClassifier = Classifier | HeadedClassifier
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,11 @@ def write_classifier_student(
     Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
     """
     torch.manual_seed(section.seed)
-    taught, model = (open_classifier(teacher, section.max_tokens) for _ in range(2))
-    student = model.module.to(device())
-    assert isinstance(student, Classifier)
-    assert isinstance(taught.module, Classifier)
-    keep_layers(student.encoder, section.layers)
-    switch_off_dropout(student)
-    encodings = model.tokenizer.encode_batch_fast(data.train_texts)
-    soft = logits_of(taught.module, encodings, np.arange(len(encodings)))
+    taught = open_classifier(teacher, section.max_tokens)
+    encodings = taught.tokenizer.encode_batch_fast(data.train_texts)
+    soft = logits_of(taught.module.to(device()), encodings, np.arange(len(encodings)))
+    refuse_other_classes(soft.shape[1], data.label_names)
+    student = untrained_student(teacher, section, len(data.label_names)).to(device())
     split = split_rows(data, section.validation_share, section.seed)
     labels = torch.from_numpy(data.train_labels)
 
@@ -79,6 +79,17 @@ def write_classifier_student(
 
     fit(student, encodings, split, loss_of, labels, loop_settings(section), checkpoint, destination)
     save_classifier(student.to("cpu"), data.label_names, teacher, destination)
+
+
+def untrained_student(teacher: Path, section: StudentDistillation, classes: int) -> Classifier:
+    """Some of the teacher's layers below its head; below a new one where the teacher's is of another kind."""
+    model = open_classifier(teacher, section.max_tokens).module
+    if not isinstance(model, Classifier):
+        _, encoder = open_transformer(teacher, section.max_tokens, "embed", "sdpa")
+        model = Classifier(encoder, read_pooling(teacher), classes)
+    keep_layers(model.encoder, section.layers)
+    switch_off_dropout(model)
+    return model
 
 
 def soft_label_loss(
@@ -132,7 +143,7 @@ def fit(
     )
 
 
-def forward(model: Classifier, encodings: Sequence[Encoding], rows: Rows) -> torch.Tensor:
+def forward(model: AnyClassifier, encodings: Sequence[Encoding], rows: Rows) -> torch.Tensor:
     """The logits [N, C] of some rows, with their graph."""
     where = next(model.parameters()).device
     feed = padded_inputs([encodings[row] for row in rows])
@@ -141,7 +152,7 @@ def forward(model: Classifier, encodings: Sequence[Encoding], rows: Rows) -> tor
     return logits.float()
 
 
-def logits_of(model: Classifier, encodings: Sequence[Encoding], rows: Rows) -> torch.Tensor:
+def logits_of(model: AnyClassifier, encodings: Sequence[Encoding], rows: Rows) -> torch.Tensor:
     """The logits [N, C] of many rows, on the CPU, without dropout."""
     model.eval()
     batches = np.array_split(rows, max(1, len(rows) // BATCH))

@@ -14,6 +14,7 @@ from models.manifest import Evidence, Interval, LengthSpeed, Speed
 from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
 from models.triton.text_encoder.tokens import open_tokenizer
 from optimize.build import Built
+from optimize.code_digest import code_digest
 from optimize.footprint import write_footprints
 from optimize.gate import Decision, Losses, decide
 from optimize.opening import open_baseline
@@ -22,7 +23,7 @@ from optimize.quality import Encode, Measure, bootstrap_losses, bootstrap_metric
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sbom import DataSet
 from optimize.speed import write_speeds
-from optimize.steps import Step, Workspace, code_digest
+from optimize.steps import Step, Workspace
 from optimize.tasks import PREDICTIONS, TASKS
 from optimize.tools import tool_versions
 from optimize.variants import parse_variant

@@ -83,12 +83,13 @@ class PairScorer(torch.nn.Module):
 
 
 class HeadedClassifier(torch.nn.Module):
-    """A classifier as it was brought, with the head that it was saved with."""
+    """A classifier as it was brought, with the head that it was saved with, and calibrated probabilities."""
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, temperature: float = 1.0) -> None:
         super().__init__()
         self.encoder = encoder
         self.config = encoder.config
+        self.temperature = temperature
 
     def forward(
         self,
@@ -97,8 +98,17 @@ class HeadedClassifier(torch.nn.Module):
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """[N, T] ids and mask -> [N, classes] probabilities."""
-        logits = head_logits(self.encoder, input_ids, attention_mask, token_type_ids)
-        return torch.softmax(logits, dim=1)
+        logits = self.logits(input_ids, attention_mask, token_type_ids)
+        return torch.softmax(logits / self.temperature, dim=1)
+
+    def logits(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """[N, T] ids and mask -> [N, classes], before temperature and softmax."""
+        return head_logits(self.encoder, input_ids, attention_mask, token_type_ids)
 
 
 def pool(

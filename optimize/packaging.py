@@ -74,7 +74,7 @@ def profile(
         "data": candidates.data_digests,
     }
     make = partial(write_profile, candidates, quality[chosen].directory, passages.directory)
-    return workspace.step("profile", inputs, make, also=[reference_profile, vector_figures])
+    return workspace.step("profile", inputs, make)
 
 
 def write_profile(
@@ -140,7 +140,7 @@ def build_engines(candidates: Candidates, workspace: Workspace, chosen: str) -> 
     }
     path, limit = graph.directory / "model.onnx", candidates.recipe.max_tokens
     make = partial(export_tensorrt, path, section, lengths, limit)
-    return workspace.step("export_tensorrt", inputs, make, also=[read_engine])
+    return workspace.step("export_tensorrt", inputs, make)
 
 
 def engine_paths(step: Step | None) -> dict[str, Path]:

@@ -147,6 +147,7 @@ class FineTune(Record):
     max_tokens: PositiveInt = 64
     validation_share: Share = 0.1
     patience: PositiveInt = 2  # validations, four an epoch, without improvement
+    max_minutes: PositiveFloat = 20.0
     seed: int = 0
 
 
@@ -199,7 +200,8 @@ class Quantize(Record):
     """`isa`: the instruction set that INT8 kernels are laid out for; `auto` reads it off this CPU.
 
     `max_excluded`: qdq leaves at most so many of its most sensitive operators in FP32, until its outputs on
-    calibration texts have a mean cosine of `min_cosine` to those of the FP32 graph.
+    calibration texts have a mean cosine of `min_cosine` to those of the FP32 graph, and until the gate's
+    limits of quality hold.
     """
 
     isa: Literal["auto", "avx2", "avx512", "avx512_vnni", "arm64"] = "auto"
@@ -224,13 +226,14 @@ class TensorRT(Record):
 class SpeedRun(Record):
     """Batch sizes to time, and interleaved rounds (of five calls) for each.
 
-    `token_lengths`: texts of these lengths are timed as well, at the first batch size.
+    `token_lengths`: texts of these lengths are timed as well, at the first batch size; those beyond the
+    recipe's max_tokens are left out.
     """
 
     batch_sizes: BatchSizes = (1, 8, 32)
     rounds: Annotated[int, Field(ge=4)] = 40
-    token_lengths: tuple[PositiveInt, ...] = ()
-    length_rounds: Annotated[int, Field(ge=4)] = 8
+    token_lengths: tuple[PositiveInt, ...] = (16, 64, 256)
+    length_rounds: Annotated[int, Field(ge=4)] = 4
 
 
 class Gate(Record):

@@ -7,6 +7,7 @@ call and would slow its successor: each turn therefore begins with a call that i
 
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,9 +52,13 @@ def measure_lengths(
     tokenizer: Tokenizer,
     run: SpeedRun,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Timings per encoder for items of one length each, at the first batch size."""
+    """Timings per encoder for items of one length each, at the first batch size.
+
+    Lengths where `tokenizer` truncates would only repeat its longest.
+    """
     timed: dict[str, list[dict[str, Any]]] = {name: [] for name in encoders}
-    for tokens in run.token_lengths:
+    longest = (tokenizer.truncation or {"max_length": math.inf})["max_length"]
+    for tokens in (length for length in run.token_lengths if length <= longest):
         cut = items_of_length(tokenizer, items, tokens)
         speeds = measure_speed(encoders, baseline, cut, run.batch_sizes[:1], run.length_rounds)
         for name, values in speeds.items():

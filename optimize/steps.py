@@ -1,17 +1,15 @@
 """Content-addressed steps: work whose inputs did not change is not repeated, and a killed run resumes.
 
 A step writes into a temporary directory that takes its final name, `<name>-<key>`, only when all its
-files are on disk. The key covers the step's inputs and the code that makes it.
+files are on disk. The key covers the step's inputs and the code that makes it (code_digest.py).
 """
 
 import fcntl
 import hashlib
-import inspect
 import json
 import os
 import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import psutil
 
 from models.files import sha256_file
+from optimize.code_digest import code_digest
 
 RECORD_NAME = "step.json"
 
@@ -44,20 +43,12 @@ class Workspace:
     root: Path
     announce: Callable[[str, bool], None]
 
-    def step(
-        self,
-        name: str,
-        inputs: Mapping[str, Any],
-        make: Callable[[Path], None],
-        also: Sequence[Callable[..., Any]] = (),
-    ) -> Step:
+    def step(self, name: str, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Step:
         """Return the finished step, making it when it is not there or not whole.
 
-        `inputs` are JSON values that decide the result together with the source of the module of `make`
-        and of the functions in `also`, which do its work from other modules.
+        `inputs` are JSON values that decide the result together with the code behind `make`.
         """
-        code = [code_digest(function) for function in (make, *also)]
-        record = {"name": name, "inputs": dict(inputs), "code": code}
+        record = {"name": name, "inputs": dict(inputs), "code": code_digest(make)}
         final = self.root / f"{name}-{key_of(record)}"
         finished = read_finished(name, final)
         self.announce(name, finished is not None)
@@ -122,12 +113,6 @@ def file_digests(directory: Path) -> dict[str, str]:
 def key_of(value: Any) -> str:
     """A short stable key of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def code_digest(code: Callable[..., Any]) -> str:
-    """The digest of the source file that a function is written in, so that new code redoes a step."""
-    function = inspect.unwrap(getattr(code, "func", code))
-    return sha256_file(Path(str(sys.modules[function.__module__].__file__)))
 
 
 def sync_tree(directory: Path) -> None:

@@ -76,17 +76,6 @@ class State:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision(where: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU and on a CPU with matrix units for it (AMX: half the time); elsewhere FP32."""
-    fast = where.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
-    return torch.autocast(where.type, torch.bfloat16, enabled=fast)
-
-
 def train(
     module: torch.nn.Module,
     lengths: npt.NDArray[np.int64],

@@ -1,6 +1,7 @@
-"""What storing document vectors in fewer bits costs in quality, with and without rescoring.
+"""What sending and storing vectors in fewer bits costs in quality, with and without rescoring.
 
-Queries stay in FP32 where the stored kind allows it; binary vectors are compared by Hamming distance.
+Of stored documents: queries stay in FP32 where the stored kind allows it; binary vectors are compared by
+Hamming distance.
 """
 
 from typing import Any
@@ -80,9 +81,16 @@ def rescore(questions: Vectors, stored: npt.NDArray[Any], kind: VectorType, foun
     return np.take_along_axis(found, order, axis=1)
 
 
-def expand(stored: npt.NDArray[Any], kind: VectorType) -> Vectors:
-    """Stored numbers as FP32 again."""
+def expand(stored: npt.NDArray[Any], kind: str) -> Vectors:
+    """Stored numbers as FP32 again, of sign bits +1 and -1: their inner products order as Hamming distances."""
+    if kind == "binary":
+        return np.unpackbits(stored, axis=-1).astype(np.float32) * 2 - 1
     return stored.astype(np.float32) / (INT8_SCALE if kind == "int8" else 1.0)
+
+
+def as_sent(vectors: Vectors, kind: str) -> Vectors:
+    """Vectors [N, D] as whoever receives them in this number format reads them."""
+    return vectors if kind == "fp32" else expand(compress(vectors, kind), kind)[:, : vectors.shape[1]]
 
 
 def quality_of(found: Found, relevant: npt.NDArray[np.int64]) -> dict[str, Interval]:

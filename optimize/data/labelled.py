@@ -17,7 +17,7 @@ from optimize.errors import SourceError
 from optimize.sections import Evaluation
 
 SPEED_TEXTS = 4096
-MIN_SEGMENT = 30  # held-out texts: smaller classes have no interval worth showing
+MIN_SEGMENT = 30  # held-out texts: of smaller classes no interval tells anything
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,15 @@ def read_labelled(folder: Path, evaluation: Evaluation) -> Labelled:
         digests={name: sha256_file(folder / f"{name}.jsonl.gz") for name in ("train", "test")}
         | ({"labels": sha256_lines(asked)} if asked else {}),
     )
+
+
+def refuse_other_classes(classes: int, label_names: Sequence[str]) -> None:
+    """Raise SourceError when a model knows another number of classes than the data."""
+    if classes != len(label_names):
+        raise SourceError(
+            f"the model knows {classes} classes, the data {len(label_names)} ({', '.join(label_names)}): "
+            "name all of the model's in evaluation.data.labels"
+        )
 
 
 def read_rows(folder: Path, name: str) -> list[tuple[str, str, str | None]]:

@@ -16,10 +16,11 @@ from optimize.distill.layers import (
     switch_off_dropout,
     write_training_log,
 )
+from optimize.devices import device, precision
 from optimize.distill.teacher import VECTORS
 from optimize.load import open_source
 from optimize.sections import StudentDistillation
-from optimize.training import Point, Rows, device, loop_settings, precision, train
+from optimize.training import Point, Rows, loop_settings, train
 
 PAIRWISE_WEIGHT = 10.0  # so that both parts of the loss are of one size
 VALIDATION_BATCH = 64

@@ -8,12 +8,13 @@ Score = Callable[[Sequence[str]], float]  # the likeness of the outputs without 
 
 @dataclass(frozen=True)
 class Excluded:
-    """The operators left in FP32, and what that gained."""
+    """The operators left in FP32, at most `at_most` of them, and what that gained."""
 
     operators: list[str]
     before: float
     after: float
     limit: float
+    at_most: int
 
     @property
     def words(self) -> str:
@@ -21,30 +22,32 @@ class Excluded:
         if not self.operators:
             return f"every product quantized: mean cosine {self.before:.4f} to FP32"
         held = "" if self.after >= self.limit else f", still below {self.limit:g}"
+        many = len(self.operators) == self.at_most
+        bound = ", the most that may be (quantize.max_excluded)" if many else ""
         return (
-            f"{len(self.operators)} of the most sensitive products left in FP32 "
+            f"{len(self.operators)} of the most sensitive products left in FP32{bound} "
             f"({', '.join(self.operators)}): mean cosine {self.before:.4f} -> {self.after:.4f}{held}"
         )
 
 
 def exclude_until_held(
-    operators: Sequence[str], score: Score, limit: float, max_excluded: int
+    operators: Sequence[str], score: Score, limit: float, at_most: int, at_least: int = 0
 ) -> Excluded:
     """Leave out the operators that cost most, one more at a time, until `score` reaches `limit`.
 
-    What an operator costs is what leaving out it alone gains; the ranking is made once. At most
-    `max_excluded` are left out, whether that holds the limit or not.
+    What an operator costs is what leaving out it alone gains; the ranking is made once. At least `at_least`
+    and at most `at_most` are left out, whether that holds the limit or not.
     """
     before = score([])
-    if before >= limit or max_excluded == 0:
-        return Excluded([], before, before, limit)
+    if (before >= limit and at_least == 0) or at_most == 0:
+        return Excluded([], before, before, limit, at_most)
     gains = {operator: score([operator]) for operator in operators}
     ranked = sorted(operators, key=lambda operator: -gains[operator])
     left_out: list[str] = []
     after = before
-    for operator in ranked[:max_excluded]:
+    for operator in ranked[:at_most]:
         left_out.append(operator)
         after = score(left_out)
-        if after >= limit:
+        if after >= limit and len(left_out) >= at_least:
             break
-    return Excluded(left_out, before, after, limit)
+    return Excluded(left_out, before, after, limit, at_most)

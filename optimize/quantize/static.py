@@ -4,6 +4,7 @@ A text's vector then no longer depends on the texts beside it.
 """
 
 import copy
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, wei
 from optimize.sections import Calibration, Quantize
 
 SCORED_TEXTS = 48  # that trials are compared on
+EXCLUDED = "excluded.json"  # the products left in FP32, and how many may be
 
 Outputs = npt.NDArray[np.float32]
 
@@ -43,20 +45,17 @@ def write_static_int8(
     isa: Isa,
     section: Quantize,
     settings: EncoderSettings,
+    spared: int,
     destination: Path,
 ) -> None:
-    """The step: model.onnx and notes.json. The operators that cost most quality stay in FP32 until the
-    outputs on calibration texts are as near to the FP32 graph's as the recipe asks.
+    """The step: model.onnx, excluded.json and notes.json. The operators that cost most quality stay in
+    FP32: at least `spared` of them, and so many that the outputs on calibration texts are as near to the
+    FP32 graph's as the recipe asks.
 
     Raises QuantizeError when there are too few calibration texts or the graph cannot be used.
     """
     refuse_unusable(fp32)
-    some = list(texts[: section.calibration.texts])
-    if len(some) < section.calibration.min_texts:
-        raise QuantizeError(
-            f"{len(some)} calibration texts: qdq variants need {section.calibration.min_texts}; add "
-            "texts to the data's calibration, or drop these variants"
-        )
+    some = enough_texts(texts, section.calibration)
     model = named_and_typed(onnx.load(fp32))
     products = weight_products(model, static=True)
     feeds = calibration_feeds(fp32, tokenizer, some, settings)
@@ -70,9 +69,24 @@ def write_static_int8(
         onnx.save(leave_out(whole, model, excluded), path)
         return likeness(outputs_of(path, tokenizer, scored, settings), expected)
 
-    found = exclude_until_held(list(products), score, section.min_cosine, section.max_excluded)
+    at_most = min(section.max_excluded, len(products))
+    found = exclude_until_held(list(products), score, section.min_cosine, at_most, spared)
     onnx.save(leave_out(whole, model, found.operators), path)
-    notes_of(destination, describe_calibration(section.calibration, len(some)), found.words)
+    told = {"excluded": found.operators, "at_most": at_most}
+    (destination / EXCLUDED).write_text(json.dumps(told, indent=2) + "\n")
+    made = [describe_calibration(section.calibration, len(some)), found.words]
+    notes_of(destination, *made, *describe_retry(spared))
+
+
+def enough_texts(texts: Sequence[Item], calibration: Calibration) -> list[Item]:
+    """The texts that ranges are taken from. Raises QuantizeError when there are too few."""
+    some = list(texts[: calibration.texts])
+    if len(some) < calibration.min_texts:
+        raise QuantizeError(
+            f"{len(some)} calibration texts: qdq variants need {calibration.min_texts}; add "
+            "texts to the data's calibration, or drop these variants"
+        )
+    return some
 
 
 def named_and_typed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -197,3 +211,13 @@ def describe_calibration(calibration: Calibration, texts: int) -> str:
     method = calibration.method
     detail = f" ({calibration.percentile:g} %)" if method == "percentile" else ""
     return f"static INT8: activation ranges by {method}{detail} from {texts} calibration texts"
+
+
+def describe_retry(spared: int) -> list[str]:
+    """Why more products than the calibration texts asked for stay in FP32, where that is so."""
+    if spared == 0:
+        return []
+    return [
+        f"at least {spared} of them because with fewer the gate refused its quality: how many was chosen on "
+        "the evaluated data, which flatters it a little"
+    ]

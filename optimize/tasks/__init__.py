@@ -14,6 +14,7 @@ from optimize.data.labelled import read_labelled
 from optimize.data.retrieval import read_retrieval
 from optimize.quality import Encode
 from optimize.tasks import classify, embed, rerank
+from optimize.tasks.classify import ClassFigures
 
 Rows = npt.NDArray[np.intp]
 Predictions = npt.NDArray[Any]
@@ -21,17 +22,23 @@ Predictions = npt.NDArray[Any]
 PREDICTIONS = "predictions.npy"
 
 
+def no_classes(_: Any, __: Predictions) -> list[ClassFigures]:
+    """Tasks without classes have no figures of them."""
+    return []
+
+
 @dataclass(frozen=True)
 class TaskFunctions:
     """`read(folder, evaluation)` gives data with .queries-like texts, .segments, .calibration,
     .provenance, .summary and .shortage(evaluation); `measure(data, predictions, rows)` every metric over
-    some rows of them.
+    some rows of them; `class_figures(data, predictions)` those of each class, where there are classes.
     """
 
     read: Callable[[Path, Any], Any]
     write_predictions: Callable[[Callable[[], Encode], Any, Path | None, Path], None]
     measure: Callable[[Any, Predictions, Rows], dict[str, float]]
     primary: str  # the metric that variants are compared by
+    class_figures: Callable[[Any, Predictions], list[ClassFigures]] = no_classes
 
 
 def write_plain_predictions(
@@ -57,6 +64,7 @@ TASKS: dict[Task, TaskFunctions] = {
         write_predictions=partial(write_plain_predictions, classify.predict),
         measure=classify.measure,
         primary="accuracy",
+        class_figures=classify.class_figures,
     ),
     "rerank": TaskFunctions(
         read=rerank.read_data,

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from optimize.data.labelled import Labelled
-from optimize.errors import SourceError
+from models.manifest import Record
+from optimize.data.labelled import MIN_SEGMENT, Labelled, refuse_other_classes
 from optimize.quality import Encode
 from optimize.tasks.embed import encode_all
 
@@ -14,14 +14,26 @@ Rows = npt.NDArray[np.intp]
 ECE_BINS = 15  # of equal width (Guo et al., 2017)
 
 
+class ClassFigures(Record):
+    """How one class fares among the held-out texts. A share of nothing is None."""
+
+    label: str
+    texts: int
+    """Held-out texts of this class."""
+    enough: bool
+    """Whether they are enough to judge the class by."""
+    precision: float | None
+    """Right guesses among the guesses of this class."""
+    recall: float | None
+    """Right guesses among the texts of this class."""
+    f1: float | None
+    """The harmonic mean of both."""
+
+
 def predict(encode: Encode, data: Labelled) -> Probabilities:
     """The probabilities [N, classes] of the held-out texts. Raises SourceError for other classes."""
     probabilities = encode_all(encode, data.texts, "texts")
-    if probabilities.shape[1] != len(data.label_names):
-        raise SourceError(
-            f"the model knows {probabilities.shape[1]} classes, the data {len(data.label_names)} "
-            f"({', '.join(data.label_names)}): name all of the model's in evaluation.data.labels"
-        )
+    refuse_other_classes(probabilities.shape[1], data.label_names)
     return probabilities
 
 
@@ -35,6 +47,30 @@ def measure(data: Labelled, predictions: Probabilities, rows: Rows) -> dict[str,
         "macro_f1": macro_f1(guesses, labels, len(data.label_names)),
         "ece": expected_calibration_error(probabilities.max(axis=1), right),
     }
+
+
+def class_figures(data: Labelled, predictions: Probabilities) -> list[ClassFigures]:
+    """Every class in the order of the labels, also those with few held-out texts or none."""
+    guesses, classes = predictions.argmax(axis=1), len(data.label_names)
+    hits = np.bincount(data.labels[guesses == data.labels], minlength=classes).tolist()
+    texts = np.bincount(data.labels, minlength=classes).tolist()
+    guessed = np.bincount(guesses, minlength=classes).tolist()
+    return [
+        ClassFigures(
+            label=label,
+            texts=texts[row],
+            enough=texts[row] >= MIN_SEGMENT,
+            precision=share(hits[row], guessed[row]),
+            recall=share(hits[row], texts[row]),
+            f1=share(2 * hits[row], texts[row] + guessed[row]),
+        )
+        for row, label in enumerate(data.label_names)
+    ]
+
+
+def share(part: int, whole: int) -> float | None:
+    """A part of a whole; None of nothing."""
+    return part / whole if whole else None
 
 
 def macro_f1(guesses: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], classes: int) -> float:

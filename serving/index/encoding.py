@@ -69,8 +69,8 @@ def run_encoder(repository: Path) -> Iterator[Encoder]:
     manifest = read_manifest(repository)
     if manifest.task != "embed" or manifest.encodes == "queries":
         raise IndexBuildError(
-            f"{repository} holds {manifest.name} {manifest.variant}, which encodes "
-            f"{manifest.encodes or manifest.task}, not documents: package a variant of the teacher, as in "
+            f"{repository} holds {manifest.name} {manifest.variant}, made to {manifest.task} "
+            f"{manifest.encodes}, not documents: package a variant of the teacher, as in "
             "`python -m optimize run <recipe> --variant qdq --repository build/documents`"
         )
     log = Path("build/run") / f"encoder-{time.time_ns()}.log"

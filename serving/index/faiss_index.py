@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 # Shards share cores: a thread that has nothing to do must sleep, not spin. Read when libgomp is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import faiss  # see above
+import faiss as untyped
 
 from serving.errors import CorruptIndexError
 from serving.index.layout import Layout
 from serving.index.metric import Ids, Metric, Vectors
+
+faiss: Any = untyped  # its own annotations lack most of it
 
 METRICS: dict[Metric, int] = {
     "inner_product": faiss.METRIC_INNER_PRODUCT,

@@ -32,7 +32,7 @@ def exact_scores(queries: Vectors, rows: Vectors, metric: Metric) -> Vectors:
     """The true scores [N, M] of queries [N, D] against candidates of their own [N, M, D]."""
     if metric == "inner_product":
         scores: Vectors = np.einsum("nd,nmd->nm", queries, rows)
-        return scores
-    difference = rows - queries[:, None, :]  # [N, M, D]
-    scores = np.einsum("nmd,nmd->nm", difference, difference)
+    else:
+        difference = rows - queries[:, None, :]  # [N, M, D]
+        scores = np.einsum("nmd,nmd->nm", difference, difference)
     return scores
