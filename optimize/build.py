@@ -1,6 +1,8 @@
 """From a recipe to the graphs of its variants:
 
-    load -> fine_tune or calibrate -> the workshop's steps for each variant (workshop.py)
+    load -> fine_tune or calibrate -> the steps of each variant
+
+Those of the variants are in workshop.py.
 """
 
 from dataclasses import dataclass

@@ -16,7 +16,7 @@ from optimize.load import Attention, SourceModel, open_transformer, read_pooling
 from optimize.modules import Classifier, HeadedClassifier
 
 HEAD, LABELS, TEMPERATURE = "head.safetensors", "labels.json", "temperature.json"
-LOWEST, HIGHEST = 0.2, 20.0  # temperature: where every label is guessed right, none would be low enough
+LOWEST, HIGHEST = 0.2, 20.0  # temperature: with every label guessed right, none is low enough
 
 
 def save_classifier(

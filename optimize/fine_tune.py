@@ -66,6 +66,7 @@ def write_classifier_student(
     """
     torch.manual_seed(section.seed)
     taught = open_classifier(teacher, section.max_tokens)
+    assert isinstance(taught.module, AnyClassifier)
     encodings = taught.tokenizer.encode_batch_fast(data.train_texts)
     soft = logits_of(taught.module.to(device()), encodings, np.arange(len(encodings)))
     refuse_other_classes(soft.shape[1], data.label_names)

@@ -29,19 +29,33 @@ def decide(
     """
     if shortage is not None:
         return Decision(variant, "not enough data", [shortage])
-    limits = gate.max_relative_loss | gate.max_absolute_loss
+    limits = loss_limits(gate)
     worse = [describe_loss(m, losses[m], gate) for m in limits if losses[m].low > limits[m]]
     failures = [*worse, *speed_shortfalls(variant, evidence, gate), *memory_excess(evidence, gate)]
     if failures:
         return Decision(variant, "rejected", failures)
-    # Written so that a loss that is not a number is unclear, too.
-    unclear = [describe_loss(m, losses[m], gate) for m in limits if not losses[m].high <= limits[m]]
+    unclear = [describe_loss(m, losses[m], gate) for m in limits if not holds(losses[m], limits[m])]
     if unclear:
         return Decision(
             variant, "not enough data", [f"{words}, more examples would tell" for words in unclear]
         )
     kept = [describe_loss(metric, losses[metric], gate) for metric in limits]
     return Decision(variant, "accepted", [*kept, *describe_speed(evidence)])
+
+
+def keeps_quality(losses: Losses, gate: Gate) -> bool:
+    """Whether every limit of quality surely holds."""
+    return all(holds(losses[metric], limit) for metric, limit in loss_limits(gate).items())
+
+
+def holds(loss: Interval, limit: float) -> bool:
+    """Whether a loss surely is within its limit; one that is not a number is not."""
+    return loss.high <= limit
+
+
+def loss_limits(gate: Gate) -> dict[str, float]:
+    """The largest loss allowed by metric, a share or points."""
+    return gate.max_relative_loss | gate.max_absolute_loss
 
 
 def describe_loss(metric: str, loss: Interval, gate: Gate) -> str:

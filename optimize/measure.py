@@ -3,21 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from models.hardware import gpu_model, hardware_facts
-from models.manifest import Evidence, Interval, LengthSpeed, Speed
-from models.triton.text_encoder.encoder import EncoderSettings, TextEncoder, open_session
+from models.manifest import Evidence, LengthSpeed, Speed
 from models.triton.text_encoder.tokens import open_tokenizer
 from optimize.build import Built
 from optimize.code_digest import code_digest
 from optimize.footprint import write_footprints
 from optimize.gate import Decision, Losses, decide
-from optimize.opening import open_baseline
+from optimize.opening import open_baseline, open_variant
 from optimize.package import served_code_digest
 from optimize.quality import Encode, Measure, bootstrap_losses, bootstrap_metrics
 from optimize.recipe import Recipe, encoder_settings
@@ -25,6 +23,7 @@ from optimize.sbom import DataSet
 from optimize.speed import write_speeds
 from optimize.steps import Step, Workspace
 from optimize.tasks import PREDICTIONS, TASKS
+from optimize.tasks.classify import ClassFigures
 from optimize.tools import tool_versions
 from optimize.variants import parse_variant
 
@@ -57,13 +56,19 @@ class Candidates:
         return openers
 
     @cached_property
-    def encoders(self) -> dict[str, Encode]:
-        """All of them, open at the same time."""
-        return {name: opener() for name, opener in self.openers.items()}
+    def opened(self) -> dict[str, Encode]:
+        """Those that were opened already."""
+        return {}
 
     def open(self, name: str) -> Encode:
         """How to encode with one of them."""
-        return self.encoders[name]
+        if name not in self.opened:
+            self.opened[name] = self.openers[name]()
+        return self.opened[name]
+
+    def open_all(self) -> dict[str, Encode]:
+        """All of them, open at the same time."""
+        return {name: self.open(name) for name in self.openers}
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that all of them share."""
@@ -87,19 +92,6 @@ class Candidates:
         }
 
 
-def open_variant(graph: Path, tokenizer: Path, settings: EncoderSettings) -> Encode:
-    """A variant as it is served."""
-    encoder = TextEncoder(
-        open_session(graph, settings), open_tokenizer(tokenizer, settings.max_tokens), settings
-    )
-    return partial(outputs_only, encoder)
-
-
-def outputs_only(encoder: TextEncoder, items: Any) -> Any:
-    """What the model gives, without token counts."""
-    return encoder.encode(items).outputs
-
-
 def encodes_queries_only(recipe: Recipe, variant: str) -> bool:
     """Whether a variant is a student that answers over its teacher's document vectors."""
     return recipe.task == "embed" and parse_variant(variant).family != "source"
@@ -107,27 +99,29 @@ def encodes_queries_only(recipe: Recipe, variant: str) -> bool:
 
 def measure_quality(candidates: Candidates, workspace: Workspace) -> dict[str, Step]:
     """The predictions of every candidate on the held-out data."""
-    task = TASKS[candidates.recipe.task]
     steps: dict[str, Step] = {}
-    for name, digest in candidates.digests.items():
-        documents = None
-        if name != candidates.baseline and encodes_queries_only(candidates.recipe, name):
-            documents = steps[candidates.baseline]
-        steps[name] = workspace.step(
-            f"quality-{name}",
-            {
-                "model": digest,
-                "documents": documents.digest if documents else None,
-                **candidates.conditions,
-            },
-            partial(
-                task.write_predictions,
-                partial(candidates.open, name),
-                candidates.data,
-                documents.directory if documents else None,
-            ),
-        )
+    for name in candidates.digests:
+        steps[name] = predict(candidates, workspace, name, steps.get(candidates.baseline))
     return steps
+
+
+def predict(candidates: Candidates, workspace: Workspace, name: str, baseline: Step | None) -> Step:
+    """The predictions of one candidate; `baseline` holds the document vectors of variants without any."""
+    recipe = candidates.recipe
+    is_query_side = name != candidates.baseline and encodes_queries_only(recipe, name)
+    documents = baseline if is_query_side else None
+    make = partial(
+        TASKS[recipe.task].write_predictions,
+        partial(candidates.open, name),
+        candidates.data,
+        documents.directory if documents else None,
+    )
+    inputs = {
+        "model": candidates.digests[name],
+        "documents": documents.digest if documents else None,
+        **candidates.conditions,
+    }
+    return workspace.step(f"quality-{name}", inputs, make)
 
 
 def measure_speeds(candidates: Candidates, workspace: Workspace) -> Step | None:
@@ -140,7 +134,7 @@ def measure_speeds(candidates: Candidates, workspace: Workspace) -> Step | None:
     run = candidates.recipe.speed
     make = partial(
         write_speeds,
-        lambda: candidates.encoders,
+        candidates.open_all,
         candidates.baseline,
         candidates.data.speed_items,
         candidates.tokenizer,
@@ -205,26 +199,33 @@ def all_rows(candidates: Candidates) -> Any:
     return np.arange(candidates.data.examples)
 
 
+def collect_classes(
+    candidates: Candidates, quality: Mapping[str, Step]
+) -> dict[str, list[ClassFigures]]:
+    """The figures of each class, per candidate; none for tasks without classes."""
+    figures_of = TASKS[candidates.recipe.task].class_figures
+    return {
+        name: figures_of(candidates.data, np.load(step.directory / PREDICTIONS))
+        for name, step in quality.items()
+    }
+
+
 def judge(
     candidates: Candidates, quality: Mapping[str, Step], evidence: Mapping[str, Evidence]
 ) -> list[Decision]:
-    """The gate's verdict on each variant."""
-    recipe = candidates.recipe
+    """The gate's verdict on each variant of the recipe, also on those that cannot be made."""
+    recipe, built = candidates.recipe, candidates.built
     shortage = candidates.data.shortage(recipe.evaluation)
-    losses = losses_of(candidates, quality)
-    return [
-        decide(name, evidence[name], losses[name], shortage, recipe.gate)
-        for name in candidates.built.variants
+    measured = [
+        decide(name, evidence[name], losses_of(candidates, quality, name), shortage, recipe.gate)
+        for name in built.variants
     ]
+    reasons = {name: [f"it cannot be made: {reason}"] for name, reason in built.unmade.items()}
+    return [*measured, *(Decision(name, "rejected", words) for name, words in reasons.items())]
 
 
-def losses_of(candidates: Candidates, quality: Mapping[str, Step]) -> dict[str, Losses]:
-    """What each variant loses against the baseline, resampled in pairs."""
+def losses_of(candidates: Candidates, quality: Mapping[str, Step], name: str) -> Losses:
+    """What a variant loses against the baseline, resampled in pairs."""
+    variant, baseline = (measure_of(candidates, quality[n]) for n in (name, candidates.baseline))
     relative = tuple(candidates.recipe.gate.max_relative_loss)
-    measures = {name: measure_of(candidates, step) for name, step in quality.items()}
-    baseline = measures.pop(candidates.baseline)
-    losses: dict[str, dict[str, Interval]] = {
-        name: bootstrap_losses(measure, baseline, all_rows(candidates), relative)
-        for name, measure in measures.items()
-    }
-    return dict(losses)
+    return bootstrap_losses(variant, baseline, all_rows(candidates), relative)

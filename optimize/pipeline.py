@@ -1,6 +1,6 @@
 """The table of contents of `make optimize`, from top to bottom:
 
-    data -> build (load, fine_tune, distill, export, quantize) -> measure -> gate -> package -> report
+    data -> build (load, fine_tune, distill, export, quantize) -> measure, spare -> gate -> package -> report
 
 Every step is content-addressed (steps.py): a second run repeats nothing, a killed run resumes.
 """
@@ -17,6 +17,7 @@ from optimize.frozen import measure_frozen
 from optimize.gate import Decision, choose
 from optimize.measure import (
     Candidates,
+    collect_classes,
     collect_evidence,
     judge,
     measure_footprints,
@@ -29,6 +30,7 @@ from optimize.packaging import build_engines, package, prove
 from optimize.recipe import Recipe
 from optimize.report import write_reports
 from optimize.sbom import DataSet, read_data_set
+from optimize.spare import spare_until_held
 from optimize.steps import RECORD_NAME, Step, Workspace
 from optimize.tasks import TASKS
 from optimize.tune.apply import TUNE_FOLDER, find_tuned
@@ -56,6 +58,7 @@ def optimize(
         recipe, data, folder_digests(folder), data_sets(recipe, folder, workspace), built
     )
     quality = measure_quality(candidates, workspace)
+    candidates, quality = spare_until_held(candidates, workspace, quality)
     speed = measure_speeds(candidates, workspace)
     footprint = measure_footprints(candidates, workspace)
     evidence = collect_evidence(candidates, quality, speed, footprint)
@@ -66,7 +69,7 @@ def optimize(
     published, proof, tuned = Published(repository, digest=None, changed=False), None, None
     if chosen is not None:
         proof = prove(candidates, workspace, quality, evidence, decisions, chosen)
-        tuned = find_tuned(recipe, *built.served_files(chosen), tune_folder)
+        tuned = find_tuned(recipe, *candidates.built.served_files(chosen), tune_folder)
         if tuned is not None:
             candidates = replace(candidates, recipe=tuned.recipe(recipe))
             proof = proof.model_copy(update={"tuning": tuned.tuning})
@@ -76,8 +79,9 @@ def optimize(
 
     frozen = measure_frozen(recipe, workspace, built.source, data)
     price = find_price(load_prices(), recipe.tune.instance)
+    classes = collect_classes(candidates, quality)
     outcome = describe(
-        candidates, evidence, decisions, chosen, published, proof, tuned, frozen, price
+        candidates, evidence, classes, decisions, chosen, published, proof, tuned, frozen, price
     )
     write_reports(outcome, reports)
     if chosen is None:

@@ -82,7 +82,7 @@ def rescore(questions: Vectors, stored: npt.NDArray[Any], kind: VectorType, foun
 
 
 def expand(stored: npt.NDArray[Any], kind: str) -> Vectors:
-    """Stored numbers as FP32 again, of sign bits +1 and -1: their inner products order as Hamming distances."""
+    """Stored numbers as FP32 again; sign bits as +1 and -1, which inner products order as Hamming does."""
     if kind == "binary":
         return np.unpackbits(stored, axis=-1).astype(np.float32) * 2 - 1
     return stored.astype(np.float32) / (INT8_SCALE if kind == "int8" else 1.0)
@@ -90,7 +90,9 @@ def expand(stored: npt.NDArray[Any], kind: str) -> Vectors:
 
 def as_sent(vectors: Vectors, kind: str) -> Vectors:
     """Vectors [N, D] as whoever receives them in this number format reads them."""
-    return vectors if kind == "fp32" else expand(compress(vectors, kind), kind)[:, : vectors.shape[1]]
+    if kind == "fp32":
+        return vectors
+    return expand(compress(vectors, kind), kind)[:, : vectors.shape[1]]  # bits come in whole bytes
 
 
 def quality_of(found: Found, relevant: npt.NDArray[np.int64]) -> dict[str, Interval]:

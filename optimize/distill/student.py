@@ -10,13 +10,13 @@ import torch
 from tokenizers import Encoding
 
 from models.triton.text_encoder.tokens import padded_inputs
+from optimize.devices import device, precision
 from optimize.distill.layers import (
     keep_layers,
     save_beside_tokenizer,
     switch_off_dropout,
     write_training_log,
 )
-from optimize.devices import device, precision
 from optimize.distill.teacher import VECTORS
 from optimize.load import open_source
 from optimize.sections import StudentDistillation
