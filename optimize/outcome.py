@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import Field
+
 from models.hardware import hardware_facts
 from models.manifest import Evidence, Record, Task, VectorFigures
 from models.prices import Price, usd_per_million
@@ -10,6 +12,7 @@ from optimize.measure import Candidates
 from optimize.package import Published
 from optimize.proof import Proof
 from optimize.tasks import TASKS
+from optimize.tasks.classify import ClassFigures
 from optimize.tools import tool_versions
 from optimize.tune.apply import Tuned
 from optimize.waterfall import Stage, largest, waterfall
@@ -18,18 +21,22 @@ from optimize.waterfall import Stage, largest, waterfall
 class VariantReport(Record):
     """One row: a candidate, what was measured and the gate's words on it.
 
-    `notes` says how the variant was made, where there is more to say than its name.
+    `notes` says how the variant was made, where there is more to say than its name; `classes` are a
+    classifier's figures of each class.
     """
 
     name: str
     evidence: Evidence
+    classes: list[ClassFigures] = Field(default_factory=list)
     verdict: str
     reasons: list[str]
     notes: list[str]
 
 
 class Outcome(Record):
-    """One run of the pipeline. `chosen` is None when nothing passed the gate."""
+    """One run of the pipeline. `chosen` is None when nothing passed the gate; `unmade` says of variants
+    that are in no row why they cannot be made.
+    """
 
     name: str
     task: Task
@@ -41,6 +48,7 @@ class Outcome(Record):
     chosen: str | None
     baseline: str
     variants: list[VariantReport]
+    unmade: dict[str, str]
     stored_vectors: list[VectorFigures]
     price: Price
     usd_per_million: dict[str, float]
@@ -56,6 +64,7 @@ class Outcome(Record):
 def describe(
     candidates: Candidates,
     evidence: Mapping[str, Evidence],
+    classes: Mapping[str, list[ClassFigures]],
     decisions: Sequence[Decision],
     chosen: str | None,
     published: Published,
@@ -83,12 +92,14 @@ def describe(
             VariantReport(
                 name=name,
                 evidence=evidence[name],
+                classes=classes[name],
                 verdict=verdicts[name].verdict if name in verdicts else "baseline",
                 reasons=verdicts[name].reasons if name in verdicts else [],
                 notes=candidates.built.notes(name),
             )
             for name in candidates.digests
         ],
+        unmade=candidates.built.unmade,
         stored_vectors=proof.stored_vectors if proof else [],
         price=price,
         usd_per_million={

@@ -13,6 +13,7 @@ from models.files import write_atomically
 from models.manifest import Evidence, Interval, Speed, VectorFigures
 from optimize import plots
 from optimize.outcome import Outcome, VariantReport, metrics_of
+from optimize.tasks.classify import ClassFigures
 from optimize.tune.apply import Tuned
 
 SEGMENTS_IN_PLOT = 8
@@ -41,9 +42,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         style = "bold green" if variant.name == outcome.chosen else None
         table.add_row(variant.name, quality, *speeds, size, variant.verdict, style=style)
     console.print(table)
-    for variant in outcome.variants:
-        for reason in variant.reasons:
-            console.print(f"  {variant.name}: {reason}", highlight=False, markup=False)
+    for name, reason in reasons_of(outcome):
+        console.print(f"  {name}: {reason}", highlight=False, markup=False)
     if outcome.frozen:
         console.print(f"  {frozen_line(outcome)}", highlight=False, markup=False)
     if outcome.tuned is not None:
@@ -55,12 +55,18 @@ def render_markdown(outcome: Outcome) -> str:
     body = [cells(outcome, variant) for variant in outcome.variants]
     rows = [headings(outcome), ["---"] * len(headings(outcome)), *body]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    reasons = "\n".join(f"- {v.name}: {reason}" for v in outcome.variants for reason in v.reasons)
+    reasons = "\n".join(f"- {name}: {reason}" for name, reason in reasons_of(outcome))
     frozen = f"- {frozen_line(outcome)}\n" if outcome.frozen else ""
     return (
         f"# {outcome.name}: {outcome.chosen or 'no variant passed'}\n\n{table}\n\n{reasons}\n{frozen}\n"
         f"{machine_line(outcome)}\n\n{data_line(outcome)}\n"
     )
+
+
+def reasons_of(outcome: Outcome) -> list[tuple[str, str]]:
+    """The gate's reasons by variant, also for those that cannot be made."""
+    judged = [(variant.name, reason) for variant in outcome.variants for reason in variant.reasons]
+    return [*judged, *((name, f"it cannot be made: {why}") for name, why in outcome.unmade.items())]
 
 
 def render_page(outcome: Outcome) -> str:
@@ -80,6 +86,8 @@ def render_page(outcome: Outcome) -> str:
         rows=[(variant, cells(outcome, variant)) for variant in outcome.variants],
         refused=[v for v in outcome.variants if v.verdict not in ("accepted", "baseline")],
         segment_rows=segment_rows(outcome),
+        class_headings=class_headings(outcome),
+        class_rows=class_rows(outcome),
         vector_rows=[vector_cells(figures) for figures in outcome.stored_vectors],
         plots=draw(outcome),
         frozen=frozen_line(outcome) if outcome.frozen else None,
@@ -129,6 +137,41 @@ def segment_rows(outcome: Outcome) -> list[list[str]]:
         ]
         for segment in segments
     ]
+
+
+def shown_classes(outcome: Outcome) -> list[VariantReport]:
+    """The baseline and the chosen variant, whose classes are shown; none for tasks without classes."""
+    names = (outcome.baseline, outcome.chosen)
+    return [variant for variant in outcome.variants if variant.name in names and variant.classes]
+
+
+def class_headings(outcome: Outcome) -> list[str]:
+    """Column headings of the figures per class."""
+    return [
+        "class",
+        "texts",
+        *(f"{v.name}: precision / recall / F1" for v in shown_classes(outcome)),
+    ]
+
+
+def class_rows(outcome: Outcome) -> list[tuple[bool, list[str]]]:
+    """Per class whether it has enough texts to be judged by, and its figures as text."""
+    rows = zip(*(variant.classes for variant in shown_classes(outcome)), strict=True)
+    return [
+        (first.enough, [first.label, count_text(first), *map(class_text, (first, *others))])
+        for first, *others in rows
+    ]
+
+
+def count_text(figures: ClassFigures) -> str:
+    """How many texts a class has, and whether they are too few."""
+    return f"{figures.texts:,}" if figures.enough else f"{figures.texts:,}, too few to judge"
+
+
+def class_text(figures: ClassFigures) -> str:
+    """Precision, recall and F1; a dash for a share of nothing."""
+    shares = (figures.precision, figures.recall, figures.f1)
+    return " / ".join("–" if share is None else f"{share:.2f}" for share in shares)
 
 
 def vector_cells(figures: VectorFigures) -> list[str]:

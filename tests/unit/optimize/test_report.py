@@ -16,6 +16,7 @@ from optimize.report import (
     render_page,
     write_reports,
 )
+from optimize.tasks.classify import ClassFigures
 from optimize.waterfall import waterfall
 
 REASONS = {
@@ -66,6 +67,7 @@ def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
         chosen="int8",
         baseline="pytorch",
         variants=variants,
+        unmade={"qdq": "3 calibration texts: qdq variants need 32"},
         stored_vectors=[
             VectorFigures(
                 stored_as="binary",
@@ -85,6 +87,17 @@ def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
         hardware={"cpu": "Fast CPU", "cores": "2", "memory": "24 GiB", "gpu": "none"},
         tool_versions={"onnxruntime": "1.31.1"},
     )
+
+
+@pytest.fixture
+def classifier(outcome: Outcome) -> Outcome:
+    """A run with two classes, of which one is rare and never guessed."""
+    common = ClassFigures(label="DESC", texts=120, enough=True, precision=0.75, recall=0.5, f1=0.6)
+    rare = ClassFigures(label="ABBR", texts=4, enough=False, precision=None, recall=0.0, f1=0.0)
+    variants = [
+        variant.model_copy(update={"classes": [common, rare]}) for variant in outcome.variants
+    ]
+    return outcome.model_copy(update={"variants": variants})
 
 
 @pytest.fixture
@@ -147,6 +160,33 @@ def test_the_page_shows_what_each_step_costs_and_how_vectors_may_be_stored(outco
     assert "binary 48 best 40 by int8 0.8765 [0.871, 0.882]" in text
     assert "up to 8 words 0.8765 [0.871, 0.882]" in text
     assert "int8: two operators stay in FP32" in text
+
+
+def test_the_page_shows_every_class_and_marks_those_with_too_few_texts(classifier: Outcome):
+    page = render_page(classifier).replace("</td>", "</td> ").replace("</th>", "</th> ")
+    text = " ".join(Tags(page).text.split())
+    assert "class texts pytorch: precision / recall / F1 int8: precision / recall / F1" in text
+    assert "DESC 120 0.75 / 0.50 / 0.60 0.75 / 0.50 / 0.60" in text
+    assert "ABBR 4, too few to judge – / 0.00 / 0.00 – / 0.00 / 0.00" in text
+
+
+def test_a_task_without_classes_has_no_table_of_them(outcome: Outcome):
+    assert "By class" not in render_page(outcome)
+
+
+def test_a_variant_that_cannot_be_made_is_refused_with_its_reason_everywhere(outcome: Outcome):
+    reason = "it cannot be made: 3 calibration texts: qdq variants need 32"
+    stream = io.StringIO()
+    print_outcome(outcome, Console(file=stream, width=200))
+    assert f"qdq: {reason}" in stream.getvalue()
+    assert f"- qdq: {reason}" in render_markdown(outcome).splitlines()
+    assert f"qdq rejected: {reason}" in Tags(render_page(outcome)).text
+
+
+def test_how_a_refused_variant_was_made_is_told_too(outcome: Outcome):
+    refused = outcome.variants[1].model_copy(update={"notes": ["made for ONNX Runtime 1"]})
+    page = render_page(outcome.model_copy(update={"variants": [*outcome.variants, refused]}))
+    assert "fp32: made for ONNX Runtime 1" in Tags(page).text
 
 
 def test_a_run_without_timings_has_a_page_without_costs(outcome: Outcome):
