@@ -21,6 +21,7 @@ from serving.index.generation import Generation, read_generation, shard_director
 from serving.index.log import Change, Log, Operation, read_log
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors, best_first, exact_scores
+from serving.index.recall import View
 from serving.index.segment import MISSING, Segment, open_segment
 from serving.index.state import (
     State,
@@ -88,6 +89,11 @@ class Shard:
             parts = [self.segment.search(queries, k, effort, self._selector())]
             parts += [delta.search(queries, k) for delta in self._deltas]
         return merge(parts, k, self.generation.metric)
+
+    def view(self) -> View:
+        """The segment as it is now, for a comparison in the background."""
+        with self._changing:
+            return View(self.segment, self._selector())
 
     def search_among(self, query: Vectors, among: Ids, k: int, effort: int = 0) -> Hits:
         """The best k of the rows with these ids, for one query [dim]; ids that are not here do not count."""

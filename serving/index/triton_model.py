@@ -32,6 +32,7 @@ from serving.index.operations import (
     group_searches,
     read_request,
 )
+from serving.index.recall import RecallSampler
 from serving.index.shard import Shard
 
 Answers = dict[
@@ -51,6 +52,7 @@ class TritonPythonModel:
         faiss_index.set_threads(int(said["threads"]))
         self.shard = Shard(generation, shard, Path(said["state"]))
         self.compactor = Compactor(self.shard)
+        self.sampler = RecallSampler()
 
     def finalize(self) -> None:
         """Leave nothing running."""
@@ -97,7 +99,9 @@ class TritonPythonModel:
         answers: Answers = {}
         for group in group_searches([(n, a) for n, a in asked if a.is_plain_search]):
             queries = np.concatenate([a.vectors for _, a in group])
-            hits = self.shard.search(queries, max(a.k for _, a in group), group[0][1].effort)
+            effort = group[0][1].effort
+            hits = self.shard.search(queries, max(a.k for _, a in group), effort)
+            self.sampler.offer(queries[0], effort, self.shard.view())
             start = 0
             for n, a in group:
                 rows = slice(start, start + len(a.vectors))
@@ -154,6 +158,8 @@ class TritonPythonModel:
             "generation": self.shard.generation.name,
             "compacting": self.compactor.running,
             "compaction_error": self.compactor.last_error,
+            "recall_at_10": self.sampler.recall,
+            "recall_samples": self.sampler.samples,
             "rss_bytes": memory.rss,
             "unshared_bytes": memory.uss,
         }

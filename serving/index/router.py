@@ -1,0 +1,296 @@
+"""Asks every shard, merges what they answer, and says what is missing.
+
+    placement.json ─► Topology ─► per shard: choose a replica, hedge ─► merge ─► Found (coverage, generation)
+
+A request keeps the topology that it began with: its answer is of one generation. Make a
+router in the event loop that uses it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2_grpc
+
+from models.manifest import Record
+from serving.errors import (
+    DeadlineExceededError,
+    IndexUnavailableError,
+    PlacementError,
+    ServingError,
+    ShardUnavailableError,
+)
+from serving.gateway.model_client import CHANNEL_OPTIONS
+from serving.index.client import ShardClient
+from serving.index.merge import Hits, merge
+from serving.index.metric import Ids, Vectors
+from serving.index.placement import Placement, read_placement
+from serving.index.replicas import HedgeBudget, Replica
+from serving.index.repository import model_name
+from serving.index.shard_calls import Answer, Ask, Observe, ShardCalls, ShardState
+from serving.index.sharding import shard_of
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 0.2
+MERGE_S = 0.005  # kept of every deadline for merging and replying
+
+
+class RouterSettings(Record):
+    """How a router treats shards."""
+
+    hedge_share: float = 0.05
+    """Extra requests allowed, of those asked for; 0: none."""
+    shard_timeout_s: float = 2.0
+    """Longest time one shard is waited for; the rest of the answer does not wait for it any longer."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Results of a search [N, k] and how whole they are.
+
+    `coverage` is the share of shards that answered; `missing` names the others.
+    """
+
+    hits: Hits
+    generation: str
+    coverage: float
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows [m, dim] by id. `found` [m]; where `asked` [m] is false the id's shard did not answer."""
+
+    vectors: Vectors
+    found: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
+    generation: str
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Topology:
+    """One placement, connected."""
+
+    placement: Placement
+    shards: tuple[ShardState, ...]
+
+
+class Router:
+    """Searches and writes an index whose shards a placement names."""
+
+    def __init__(
+        self,
+        placement_path: Path,
+        settings: RouterSettings | None = None,
+        observe: Observe = lambda *_: None,
+    ) -> None:
+        """Read the placement. Raises PlacementError when there is none."""
+        self._path = placement_path
+        self._settings = settings or RouterSettings()
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._shards = ShardCalls(HedgeBudget(self._settings.hedge_share), observe)
+        self._seen = stamp(placement_path)
+        self.topology = self._connect(read_placement(placement_path), None)
+        self._watch = asyncio.create_task(self._follow_placement())
+
+    @property
+    def placement(self) -> Placement:
+        """What is served now."""
+        return self.topology.placement
+
+    async def close(self) -> None:
+        """Close every channel; requests in flight are cancelled."""
+        self._watch.cancel()
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    async def search(
+        self,
+        queries: Vectors,
+        k: int,
+        deadline_s: float,
+        effort: int = 0,
+        among: Ids | None = None,
+    ) -> Found:
+        """The best k of all shards for queries [N, dim], by a time.monotonic() `deadline_s`.
+
+        `among`: only these ids. Raises IndexUnavailableError when no shard answers, ShardFailedError when
+        one refuses the request.
+        """
+        topology = self.topology
+        placement = topology.placement
+        parts = [np.empty(0, np.int64)] * len(topology.shards)
+        if among is not None:
+            where = shard_of(among, len(topology.shards))
+            parts = [among[where == shard] for shard in range(len(topology.shards))]
+
+        async def ask(client: ShardClient, shard: int, until_s: float) -> Hits:
+            chosen = parts[shard] if among is not None else None
+            return await client.search(queries, k, effort, chosen, until_s)
+
+        asked = [s for s in topology.shards if among is None or len(parts[s.number])]
+        answers, missing = await self._ask_all(asked, ask, deadline_s)
+        hits = merge(answers or [empty(queries)], k, placement.metric)
+        return Found(hits, placement.generation, coverage(topology, missing), tuple(missing))
+
+    async def lookup(self, ids: Ids, deadline_s: float) -> Rows:
+        """Rows by id, by a time.monotonic() `deadline_s`. Raises as `search` does."""
+        topology = self.topology
+        where = shard_of(ids, len(topology.shards))
+
+        async def ask(
+            client: ShardClient, shard: int, until_s: float
+        ) -> tuple[int, Vectors, NDArray[np.bool_]]:
+            return shard, *(await client.lookup(ids[where == shard], until_s))
+
+        wanted = [topology.shards[shard] for shard in sorted(set(where.tolist()))]
+        answers, missing = await self._ask_all(wanted, ask, deadline_s)
+        vectors = np.zeros((len(ids), topology.placement.dim), dtype=np.float32)
+        found = np.zeros(len(ids), dtype=bool)
+        for shard, rows, here in answers:
+            vectors[where == shard], found[where == shard] = rows, here
+        asked = ~np.isin(where, missing)
+        return Rows(
+            vectors, found, asked, topology.placement.generation, coverage(topology, missing)
+        )
+
+    async def upsert(self, ids: Ids, vectors: Vectors, deadline_s: float) -> None:
+        """Put rows; when it returns they are on the disk of every replica.
+
+        Raises ShardUnavailableError otherwise: some may be there then, doing it again is safe.
+        """
+        version_ns = time.time_ns()
+
+        async def write(client: ShardClient, chosen: NDArray[np.bool_]) -> None:
+            await client.upsert(ids[chosen], vectors[chosen], version_ns, deadline_s)
+
+        await self._write_all(ids, write)
+
+    async def delete(self, ids: Ids, deadline_s: float) -> None:
+        """Take rows out of every replica. Raises as `upsert` does."""
+        version_ns = time.time_ns()
+
+        async def write(client: ShardClient, chosen: NDArray[np.bool_]) -> None:
+            await client.delete(ids[chosen], version_ns, deadline_s)
+
+        await self._write_all(ids, write)
+
+    async def status(self, deadline_s: float) -> list[list[dict[str, Any] | str]]:
+        """What each replica of each shard says of itself, or why it says nothing."""
+
+        async def ask(replica: Replica) -> dict[str, Any] | str:
+            try:
+                return await replica.client.status(deadline_s)
+            except ServingError as error:
+                return str(error)
+
+        return [
+            list(await asyncio.gather(*map(ask, shard.replicas))) for shard in self.topology.shards
+        ]
+
+    async def _write_all(
+        self, ids: Ids, write: Callable[[ShardClient, NDArray[np.bool_]], Awaitable[None]]
+    ) -> None:
+        topology = self.topology
+        where = shard_of(ids, len(topology.shards))
+        shards = [topology.shards[shard] for shard in sorted(set(where.tolist()))]
+        for shard in shards:
+            if not shard.replicas:
+                raise ShardUnavailableError(
+                    f"shard {shard.number} runs nowhere now: nothing was written, try again"
+                )
+        calls = [
+            write(replica.client, where == shard.number)
+            for shard in shards
+            for replica in shard.replicas
+        ]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _ask_all(
+        self,
+        shards: Sequence[ShardState],
+        ask: Ask[Answer],
+        deadline_s: float,
+    ) -> tuple[list[Answer], list[int]]:
+        """What the shards answer, and the numbers of those that do not."""
+        until_s = min(deadline_s - MERGE_S, time.monotonic() + self._settings.shard_timeout_s)
+        outcomes = await asyncio.gather(
+            *(self._shards.ask(shard, ask, until_s) for shard in shards), return_exceptions=True
+        )
+        answers: list[Answer] = []
+        missing: list[int] = []
+        for shard, outcome in zip(shards, outcomes, strict=True):
+            if isinstance(outcome, ShardUnavailableError | DeadlineExceededError):
+                missing.append(shard.number)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                answers.append(outcome)
+        if shards and not answers:
+            raise IndexUnavailableError(
+                f"none of {len(shards)} shards of {self.placement.index} answered: try again in a moment"
+            )
+        return answers, missing
+
+    async def _follow_placement(self) -> None:
+        """Take over what placement.json says, whenever it changes."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            found = stamp(self._path)
+            if found is None or found == self._seen:
+                continue
+            self._seen = found
+            try:
+                self.topology = self._connect(read_placement(self._path), self.topology)
+            except PlacementError as error:
+                log.warning("%s; the placement before stays", error)
+
+    def _connect(self, placement: Placement, before: Topology | None) -> Topology:
+        """A topology that keeps what is known of replicas that stay."""
+        known = {
+            (r.client.url, r.client.model): r
+            for shard in (before.shards if before else ())
+            for r in shard.replicas
+        }
+        shards = []
+        for number, urls in enumerate(placement.replicas):
+            model = model_name(placement.index, placement.generation, number)
+            replicas = [known.get((url, model)) or self._replica(url, model) for url in urls]
+            shards.append(ShardState(number, replicas))
+        return Topology(placement, tuple(shards))
+
+    def _replica(self, url: str, model: str) -> Replica:
+        if url not in self._channels:
+            self._channels[url] = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[url])
+        return Replica(ShardClient(stub, url, model))
+
+
+def coverage(topology: Topology, missing: Sequence[int]) -> float:
+    """The share of shards that an answer is made of."""
+    return 1 - len(missing) / len(topology.shards)
+
+
+def empty(queries: Vectors) -> Hits:
+    """No results [N, 0]."""
+    return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None while there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
