@@ -11,7 +11,8 @@ from pathlib import Path
 from models.manifest import ManifestError
 from serving.errors import ServingError
 from serving.gateway.settings import read_settings
-from serving.stack import serve
+from serving.index.quantities import bytes_of
+from serving.stack import IndexOptions, serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         flags = {"host": options.host, "port": options.port, "deadline_s": options.deadline_s}
+        flags["writable_index"] = options.writable_index or None
         settings = read_settings(os.environ, flags)
-        serve(options.repository, settings, options.triton_url, options.trusted_key)
+        index = None
+        if options.index is not None:
+            index = IndexOptions(options.index, bytes_of(options.index_memory))
+        serve(options.repository, settings, options.triton_url, options.trusted_key, index)
     except KeyboardInterrupt:
         print("stopped", flush=True)
     except (ServingError, ManifestError) as error:
@@ -51,6 +56,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="public key of the repository's signer (default FARSHORE_TRUSTED_KEY, else "
         "keys/farshore.pub); not asked for with --triton-url",
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        help="directory of an index to serve as well, or the placement.json of one that runs elsewhere",
+    )
+    parser.add_argument("--index-memory", default="4GB", help="that its shards may take here")
+    parser.add_argument(
+        "--writable-index", action="store_true", help="take /v1/upsert and /v1/delete"
     )
     return parser.parse_args(arguments)
 

@@ -57,8 +57,24 @@ class ShardFailedError(ServingError):
     """A replica of a shard refuses what it was asked."""
 
 
+class ShardFrozenError(ServingError):
+    """A shard takes no writes while its generation is replaced."""
+
+
 class IndexUnavailableError(ServingError):
     """No shard of the index answers."""
+
+
+class OtherSpaceError(ServingError):
+    """The index holds vectors of another encoder than the one that is served."""
+
+
+class IndexReadOnlyError(ServingError):
+    """This gateway does not take writes."""
+
+
+class NoIndexError(ServingError):
+    """This gateway serves no index."""
 
 
 class RequestError(ServingError):

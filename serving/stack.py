@@ -18,6 +18,8 @@ from models.manifest import Manifest, read_manifest
 from serving.errors import ModelUnavailableError, TritonDiedError, UnservableError
 from serving.gateway.app import create_app
 from serving.gateway.settings import Settings
+from serving.index.local import run_local
+from serving.index.placement import PLACEMENT_NAME
 from serving.triton.launch import RunningTriton, run_triton
 from serving.triton.ports import check_port_free
 
@@ -35,27 +37,53 @@ class Backend:
     where_to_look: str
 
 
+@dataclass(frozen=True)
+class IndexOptions:
+    """The directory of an index, to run its shards here, or a placement file of shards that run elsewhere."""
+
+    path: Path
+    memory_bytes: int
+
+
 def serve(
     repository: Path,
     settings: Settings,
     triton_url: str | None = None,
     trusted_key: Path | None = None,
+    index: IndexOptions | None = None,
 ) -> None:
     """Serve a packaged repository until SIGINT or SIGTERM, which raise KeyboardInterrupt.
 
     Starts a Triton of its own, on what the owner of `trusted_key` signed (see run_triton), unless
-    `triton_url` (host:port, gRPC) names one. Raises ServingError or ManifestError when it cannot start;
-    Triton is stopped after the gateway in every case.
+    `triton_url` (host:port, gRPC) names one; `index` is an index to search as well. Raises ServingError or
+    ManifestError when it cannot start; Triton is stopped after the gateway in every case.
     """
     manifest = read_manifest(repository)
     refuse_unservable(manifest, repository)
     with reserve_port(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
-        with backend(repository, manifest, port, triton_url, trusted_key) as triton:
-            app = create_app(manifest, settings, triton.grpc_url, triton.where_to_look)
+        with (
+            backend(repository, manifest, port, triton_url, trusted_key) as triton,
+            placed(index) as placement,
+        ):
+            app = create_app(manifest, settings, triton.grpc_url, triton.where_to_look, placement)
             listener.listen(2048)  # from here on connections queue instead of being refused
-            print(banner(manifest, settings.host, port, triton), flush=True)
+            print(banner(manifest, settings.host, port, triton, placement), flush=True)
             uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[listener])
+
+
+@contextmanager
+def placed(index: IndexOptions | None) -> Iterator[Path | None]:
+    """Where an index's placement is; its shards run here unless they are placed elsewhere."""
+    if index is None:
+        yield None
+    elif index.path.is_file():
+        yield index.path
+    else:
+        print(f"starting the shards of {index.path} ...", flush=True)
+        with run_local(index.path, None, index.memory_bytes) as running:
+            print(f"{len(running.placement.replicas)} shards: gRPC at {running.triton.grpc_url}")
+            yield index.path / PLACEMENT_NAME
 
 
 def refuse_unservable(manifest: Manifest, repository: Path) -> None:
@@ -152,12 +180,15 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def banner(manifest: Manifest, host: str, port: int, triton: Backend) -> str:
+def banner(
+    manifest: Manifest, host: str, port: int, triton: Backend, placement: Path | None
+) -> str:
     """What a person needs next: the addresses, and a request to paste."""
     url = f"http://{host}:{port}"
+    more = "/v1/search /v1/lookup " if placement else ""
     return f"""\
 {manifest.name} {manifest.version} ({manifest.variant}, digest {manifest.digest[:12]}) is served at
-  {url}/v1/embeddings  also /v1/models /readyz /healthz /metrics /docs
+  {url}/v1/embeddings  also {more}/v1/models /readyz /healthz /metrics /docs
   Triton: gRPC at {triton.grpc_url}; {triton.where_to_look}
 Try it:
   curl -s {url}/v1/embeddings -H 'Content-Type: application/json' \\

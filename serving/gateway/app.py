@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -12,33 +13,44 @@ from starlette.middleware import Middleware
 from models.manifest import Manifest
 from serving.errors import ServingError
 from serving.gateway.errors import error_body, error_reply
+from serving.gateway.index_answer import IndexService
+from serving.gateway.index_routes import router as index_router
 from serving.gateway.metrics import Metrics
 from serving.gateway.middleware import TRACE, RecordRequests
 from serving.gateway.model_client import ModelClient
 from serving.gateway.routes import router
 from serving.gateway.settings import Settings
 from serving.gateway.state import Gateway, rules_of
+from serving.index.router import Router
 
 log = logging.getLogger(__name__)
 
 
 def create_app(
-    manifest: Manifest, settings: Settings, grpc_url: str, where_to_look: str
+    manifest: Manifest,
+    settings: Settings,
+    grpc_url: str,
+    where_to_look: str,
+    placement: Path | None = None,
 ) -> FastAPI:
     """A gateway to the model of `manifest` at the Triton that listens on `grpc_url`.
 
-    `where_to_look` tells an operator what to read when Triton does not answer.
+    `where_to_look` tells an operator what to read when Triton does not answer; `placement` says where the
+    shards of an index run, if one is served.
     """
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         model = ModelClient(grpc_url, manifest, where_to_look)
+        index = open_index(placement, manifest, settings, metrics) if placement else None
         app.state.gateway = Gateway(
-            manifest, settings, model, metrics, rules_of(manifest, settings)
+            manifest, settings, model, metrics, rules_of(manifest, settings), index
         )
         yield
         await model.close()
+        if index is not None:
+            await index.router.close()
 
     app = FastAPI(
         title="Farshore gateway",
@@ -47,9 +59,18 @@ def create_app(
         middleware=[Middleware(RecordRequests, metrics=metrics)],
     )
     app.include_router(router)
+    app.include_router(index_router)
     app.add_exception_handler(ServingError, answer_serving_error)
     app.add_exception_handler(HTTPException, answer_http_exception)
     return app
+
+
+def open_index(
+    placement: Path, manifest: Manifest, settings: Settings, metrics: Metrics
+) -> IndexService:
+    """The index whose shards run where `placement` says. Call it in the event loop that asks it."""
+    router = Router(placement, observe=metrics.record_shard)
+    return IndexService(router, manifest.space, settings.writable_index)
 
 
 async def answer_serving_error(request: Request, error: Exception) -> Response:

@@ -8,12 +8,19 @@ from serving.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     DeadlineExceededError,
+    IndexReadOnlyError,
+    IndexUnavailableError,
     InvalidRequestError,
     ModelFailedError,
     ModelNotFoundError,
     ModelUnavailableError,
+    NoIndexError,
+    OtherSpaceError,
     RequestError,
     ServingError,
+    ShardFailedError,
+    ShardFrozenError,
+    ShardUnavailableError,
 )
 
 HTTP_STATUS: dict[type[ServingError], HTTPStatus] = {
@@ -21,8 +28,15 @@ HTTP_STATUS: dict[type[ServingError], HTTPStatus] = {
     ModelNotFoundError: HTTPStatus.NOT_FOUND,
     BodyTooSlowError: HTTPStatus.REQUEST_TIMEOUT,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    IndexReadOnlyError: HTTPStatus.FORBIDDEN,
+    NoIndexError: HTTPStatus.NOT_FOUND,
+    OtherSpaceError: HTTPStatus.CONFLICT,
     ModelFailedError: HTTPStatus.BAD_GATEWAY,
+    ShardFailedError: HTTPStatus.BAD_GATEWAY,
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    IndexUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ShardUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ShardFrozenError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 

@@ -73,6 +73,25 @@ class Metrics:
             "farshore_gateway_tokens", "Tokens of these texts", registry=self._registry
         )
 
+        self._shard_s = Histogram(
+            "farshore_index_shard_seconds",
+            "Time until a shard of the index answered",
+            ["shard"],
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._hedges = Counter(
+            "farshore_index_hedges",
+            "Answers of a shard for which two replicas were asked",
+            ["shard"],
+            registry=self._registry,
+        )
+        self._partial = Counter(
+            "farshore_index_partial_answers",
+            "Answers of the index that lacked at least one shard",
+            registry=self._registry,
+        )
+
     def record(self, route: str, status: int, elapsed_s: float, trace: Trace) -> None:
         """Count one finished request."""
         self._requests.labels(route, str(status)).inc()
@@ -81,6 +100,17 @@ class Metrics:
             self._stage_s.labels(stage).observe(stage_s)
         self._texts.inc(trace.texts)
         self._tokens.inc(trace.tokens)
+
+    def record_shard(self, shard: int, elapsed_s: float, hedged: bool) -> None:
+        """Count one answer of a shard of the index, and whether two replicas were asked for it."""
+        self._shard_s.labels(str(shard)).observe(elapsed_s)
+        if hedged:
+            self._hedges.labels(str(shard)).inc()
+
+    def record_coverage(self, coverage: float) -> None:
+        """Count one answer of the index that was not made of all shards."""
+        if coverage < 1:
+            self._partial.inc()
 
     def exposition(self) -> bytes:
         """Every metric in Prometheus' text format."""

@@ -3,9 +3,11 @@
 import asyncio
 import re
 import time
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from models.manifest import Record
 from serving.errors import BodyTooLargeError, BodyTooSlowError, InvalidRequestError
 from serving.gateway.answer import answer
 from serving.gateway.middleware import TRACE
@@ -17,25 +19,20 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 
 router = APIRouter()
 
-# The body is read by hand, bounded and once; this tells the API's page what it looks like.
-_EMBEDDINGS_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": EmbeddingsRequest.model_json_schema()}},
-    }
-}
+
+def json_body(schema: type[Record]) -> dict[str, Any]:
+    """What tells the API's page what a body looks like: bodies are read by hand, bounded and once."""
+    content = {"application/json": {"schema": schema.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
-@router.post("/v1/embeddings", openapi_extra=_EMBEDDINGS_BODY)
+@router.post("/v1/embeddings", openapi_extra=json_body(EmbeddingsRequest))
 async def create_embeddings(request: Request) -> Response:
     """Embed a text or a list of texts, as OpenAI's API does."""
     gateway: Gateway = request.app.state.gateway
     trace = request.scope[TRACE]
-    deadline_s = time.monotonic() + timeout_s(
-        request.headers.get(TIMEOUT_HEADER), gateway.settings.deadline_s
-    )
-    with trace.stage("read"):
-        body = await read_body(request, gateway.settings.max_body_bytes, deadline_s)
+    deadline_s = deadline_of(request)
+    body = await read_request_body(request, deadline_s)
     answered = await answer(body, gateway.rules, gateway.model.embed, deadline_s, trace)
     with trace.stage("reply"):
         return Response(embeddings_reply(answered, gateway.manifest), media_type="application/json")
@@ -67,6 +64,20 @@ async def metrics(request: Request) -> Response:
     """Metrics in Prometheus' text format."""
     gateway: Gateway = request.app.state.gateway
     return Response(gateway.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+
+def deadline_of(request: Request) -> float:
+    """The time.monotonic() by which a request must be answered. Raises InvalidRequestError."""
+    gateway: Gateway = request.app.state.gateway
+    asked = request.headers.get(TIMEOUT_HEADER)
+    return time.monotonic() + timeout_s(asked, gateway.settings.deadline_s)
+
+
+async def read_request_body(request: Request, deadline_s: float) -> bytes:
+    """The body within the gateway's limits, measured as the stage "read". Raises as read_body does."""
+    gateway: Gateway = request.app.state.gateway
+    with request.scope[TRACE].stage("read"):
+        return await read_body(request, gateway.settings.max_body_bytes, deadline_s)
 
 
 def timeout_s(header: str | None, limit_s: float) -> float:

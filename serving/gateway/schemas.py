@@ -8,7 +8,7 @@ from models.manifest import Record
 
 EncodingFormat = Literal["float", "base64"]
 
-_TEXT_OR_TEXTS = {
+TEXT_OR_TEXTS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     "description": "one text, or a list of texts",
 }
@@ -23,7 +23,7 @@ class EmbeddingsRequest(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    input: Annotated[object, WithJsonSchema(_TEXT_OR_TEXTS)]
+    input: Annotated[object, WithJsonSchema(TEXT_OR_TEXTS)]
     model: str
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(None, description="only the model's own dimension is accepted")

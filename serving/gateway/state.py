@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from models.manifest import Manifest
+from serving.gateway.index_answer import IndexService
 from serving.gateway.metrics import Metrics
 from serving.gateway.model_client import ModelClient
 from serving.gateway.settings import Settings
@@ -18,6 +19,7 @@ class Gateway:
     model: ModelClient
     metrics: Metrics
     rules: Rules
+    index: IndexService | None = None
 
 
 def rules_of(manifest: Manifest, settings: Settings) -> Rules:

@@ -5,14 +5,18 @@ Pure functions: nothing here knows of HTTP, a clock or Triton.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from models.manifest import Record
 from serving.errors import InvalidRequestError, ModelNotFoundError
 from serving.gateway.schemas import EmbeddingsRequest, EncodingFormat
+
+Schema = TypeVar("Schema", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,8 @@ def validate(body: bytes, rules: Rules) -> ValidRequest:
 
     Raises InvalidRequestError or ModelNotFoundError.
     """
-    request = parse(body)
-    if request.model != rules.model:
-        raise ModelNotFoundError(
-            f"model {request.model!r} is not served here: set model to {rules.model!r}"
-        )
+    request = parse(body, EmbeddingsRequest)
+    check_model(request.model, rules)
     if request.dimensions not in (None, rules.output_dim):
         raise InvalidRequestError(
             f"{rules.model} gives {rules.output_dim} dimensions, not {request.dimensions}: "
@@ -55,20 +56,28 @@ def validate(body: bytes, rules: Rules) -> ValidRequest:
     return ValidRequest(texts, request.encoding_format, request.truncate)
 
 
-def parse(body: bytes) -> EmbeddingsRequest:
-    """Read JSON into an EmbeddingsRequest; unknown fields are refused, as OpenAI's API does."""
+def check_model(model: str, rules: Rules) -> None:
+    """Raises ModelNotFoundError."""
+    if model != rules.model:
+        raise ModelNotFoundError(
+            f"model {model!r} is not served here: set model to {rules.model!r}"
+        )
+
+
+def parse(body: bytes, schema: type[Schema]) -> Schema:
+    """Read JSON into a request; unknown fields are refused, as OpenAI's API does."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(_why_not_json(body, error), code="invalid_json") from error
     if not isinstance(fields, dict):
         raise InvalidRequestError(
-            'the body must be a JSON object such as {"model": "...", "input": "..."}'
+            "the body must be a JSON object: send one with the fields that /docs shows"
         )
     try:
-        return EmbeddingsRequest.model_validate(fields)
+        return schema.model_validate(fields)
     except ValidationError as error:
-        raise _first_problem(error) from error
+        raise _first_problem(error, schema) from error
 
 
 def check_texts(value: object, rules: Rules) -> list[str]:
@@ -143,12 +152,12 @@ def _why_not_json(body: bytes, error: orjson.JSONDecodeError) -> str:
     return f"the body is not valid JSON ({error}): send a JSON object encoded as UTF-8"
 
 
-def _first_problem(error: ValidationError) -> InvalidRequestError:
+def _first_problem(error: ValidationError, schema: type[Record]) -> InvalidRequestError:
     problem = error.errors(include_input=False, include_url=False)[0]
     field = str(problem["loc"][0])
     match problem["type"]:
         case "extra_forbidden":
-            known = ", ".join(EmbeddingsRequest.model_fields)
+            known = ", ".join(schema.model_fields)
             return InvalidRequestError(
                 f"unknown field {field!r}: remove it; the fields are {known}",
                 param=field,
