@@ -45,6 +45,10 @@ class IndexBusyError(ServingError):
     """Another process has this shard open."""
 
 
+class SwitchError(ServingError):
+    """Another generation cannot be served in place of the one that is."""
+
+
 class PlacementError(ServingError):
     """It is not said, or not possible, where shards run."""
 
@@ -55,10 +59,6 @@ class ShardUnavailableError(ServingError):
 
 class ShardFailedError(ServingError):
     """A replica of a shard refuses what it was asked."""
-
-
-class ShardFrozenError(ServingError):
-    """A shard takes no writes while its generation is replaced."""
 
 
 class IndexUnavailableError(ServingError):

@@ -19,7 +19,6 @@ from serving.errors import (
     RequestError,
     ServingError,
     ShardFailedError,
-    ShardFrozenError,
     ShardUnavailableError,
 )
 
@@ -36,7 +35,6 @@ HTTP_STATUS: dict[type[ServingError], HTTPStatus] = {
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     IndexUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ShardUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
-    ShardFrozenError: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 

@@ -56,6 +56,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_build(commands)
     add_serve(commands)
     add_node(commands)
+    add_switch(commands)
     return parser.parse_args(arguments)
 
 
@@ -71,6 +72,7 @@ def add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--vector-column", default="vector", help="of Parquet files")
     add("--texts", type=Path, help="JSON lines with id and text, encoded by --encoder")
     add("--encoder", type=Path, help="packaged repository of the encoder of documents")
+    add("--from-generation", metavar="NAME", help="one of this index, with what was written to it")
     add("--metric", choices=get_args(Metric), default="inner_product")
     add("--layout", choices=get_args(Kind), default="ivf-sq8")
     add("--lists", type=int, default=0, help="of an IVF layout (default: 4 sqrt(rows per shard))")
@@ -110,6 +112,18 @@ def add_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     node.set_defaults(command=run_node_until_stopped)
 
 
+def add_switch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`switch`: another generation."""
+    switch = commands.add_parser("switch", help="serve another generation, without an interruption")
+    add = switch.add_argument
+    add("index", type=Path)
+    add("--generation", required=True)
+    add("--memory", default=DEFAULT_MEMORY, help="for both generations side by side")
+    add("--drain-s", type=float, default=12.0, help="until the old one is unloaded")
+    add("--lose-writes", action="store_true", help="give up what the new one does not hold")
+    switch.set_defaults(command=run_switch)
+
+
 def run_build(options: argparse.Namespace) -> None:
     """Build a generation and say what came out."""
     from serving.index.build_command import build_generation
@@ -136,6 +150,13 @@ def run_serve(options: argparse.Namespace) -> None:
             flush=True,
         )
         running.triton.wait_until_ended()
+
+
+def run_switch(options: argparse.Namespace) -> None:
+    """Switch and say each step."""
+    from serving.index.switch_command import switch_local
+
+    switch_local(options, lambda line: console.print(line, highlight=False, soft_wrap=True))
 
 
 def run_node_until_stopped(options: argparse.Namespace) -> None:

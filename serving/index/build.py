@@ -54,6 +54,8 @@ class BuildPlan:
     layout: Layout
     shards: int
     space: str = ""
+    follows: str = ""
+    includes: tuple[int, ...] = ()
 
     @property
     def destination(self) -> Path:
@@ -104,6 +106,8 @@ def build(
         rows=rows,
         space=plan.space,
         trained_sha256=trained_sha256,
+        follows=plan.follows,
+        includes=plan.includes,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     orders = [FinishOrder(plan.workplace, generation, shard) for shard in range(plan.shards)]

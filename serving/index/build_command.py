@@ -10,8 +10,10 @@ from pathlib import Path
 from serving.errors import IndexBuildError
 from serving.index.build import Announce, BuildPlan, build
 from serving.index.encoding import run_encoder
-from serving.index.generation import Generation
+from serving.index.follow import FollowedGeneration
+from serving.index.generation import Generation, read_generation, shard_directory
 from serving.index.layout import Layout
+from serving.index.local import NODE_NAME
 from serving.index.repository import check_name
 from serving.index.sources import NpySource, ParquetSource, Source, TextSource
 
@@ -32,6 +34,8 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
             layout=layout_of(options, rows),
             shards=options.shards,
             space=options.space or space,
+            follows=options.from_generation or "",
+            includes=source.includes if isinstance(source, FollowedGeneration) else (),
         )
         finish_all = None
         if options.ray:
@@ -44,8 +48,12 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
 @contextmanager
 def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
     """The source that the options name, and the space of its vectors where that is known."""
-    if (options.vectors is None) == (options.texts is None):
-        raise IndexBuildError("name --vectors, or --texts with --encoder")
+    given = (options.vectors, options.texts, options.from_generation)
+    if sum(one is not None for one in given) != 1:
+        raise IndexBuildError("name --vectors, --texts with --encoder, or --from-generation")
+    if options.from_generation is not None:
+        yield followed(options.index, options.from_generation)
+        return
     if options.texts is not None:
         if options.encoder is None:
             raise IndexBuildError("--texts need the encoder of documents: name it with --encoder")
@@ -66,6 +74,17 @@ def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
         yield NpySource(paths[0], options.ids), ""
     else:
         yield ParquetSource(tuple(paths), options.id_column, options.vector_column), ""
+
+
+def followed(index: Path, name: str) -> tuple[FollowedGeneration, str]:
+    """A generation of this index, with what was written to it on the node of this machine."""
+    directory = index / "generations" / name
+    generation = read_generation(directory)
+    states = index / NODE_NAME / "state" / name
+    source = FollowedGeneration(
+        directory, tuple(shard_directory(states, shard) for shard in range(generation.shards))
+    )
+    return source, generation.space
 
 
 def layout_of(options: argparse.Namespace, rows: int) -> Layout:

@@ -28,6 +28,7 @@ from serving.index.operations import (
     OP,
     OUTPUTS,
     SCORES,
+    SECONDS,
     SEQUENCE,
     STATUS,
     VECTORS,
@@ -80,9 +81,12 @@ class ShardClient:
         answer = await self.ask("delete", tensors, {VERSION_NS: version_ns}, deadline_s)
         return int(answer[SEQUENCE].reshape(-1)[0])
 
-    async def status(self, deadline_s: float, operation: Operation = "status") -> dict[str, Any]:
-        """How the replica is; `compact` has it begin a compaction first. Raises as `ask` does."""
-        answer = await self.ask(operation, {IDS: np.zeros((1, 1), np.int64)}, {}, deadline_s)
+    async def status(
+        self, deadline_s: float, operation: Operation = "status", seconds: int = 0
+    ) -> dict[str, Any]:
+        """How the replica is, after `compact` or `freeze` (for so many seconds). Raises as `ask` does."""
+        tensors = {IDS: np.zeros((1, 1), np.int64)}
+        answer = await self.ask(operation, tensors, {SECONDS: seconds}, deadline_s)
         status: dict[str, Any] = json.loads(answer[STATUS])
         return status
 

@@ -55,6 +55,10 @@ class Generation(Record):
     """Which encoder's vectors these are (manifest.space); empty: unknown."""
     trained_sha256: str = ""
     """sha256 of trained.faiss; empty where nothing is trained."""
+    follows: str = ""
+    """The generation that its rows were read from while that was served; empty: none."""
+    includes: tuple[int, ...] = ()
+    """By shard of that one, the changes that are in here."""
     created_at: str
     """ISO 8601."""
 

@@ -47,7 +47,9 @@ def run_node(order: NodeOrder) -> Iterator[RunningTriton]:
 
     Raises DoesNotFitError before anything is loaded, and what run_triton raises.
     """
-    for mount in mounts_of(order):
+    mounts = mounts_of(order)
+    shutil.rmtree(order.directory / "models", ignore_errors=True)  # of what it held before
+    for mount in mounts:
         write_model(order.directory / "models", mount)
     with (
         run_triton(

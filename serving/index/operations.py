@@ -8,6 +8,7 @@ Every request names its operation in the parameter `op`. Tensors are optional, w
     delete   ids [N]; version_ns                                -> sequence [N]
     status   ids [1], not read                                  -> status [1], JSON
     compact  ids [1], not read                                  -> status [1]; goes on in the background
+    freeze   ids [1], not read; seconds                         -> status [1]; no writes for so long, 0: again
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +20,12 @@ from numpy.typing import NDArray
 
 from serving.index.metric import Ids, Vectors
 
-Operation = Literal["search", "lookup", "upsert", "delete", "status", "compact"]
+Operation = Literal["search", "lookup", "upsert", "delete", "status", "compact", "freeze"]
 
 # Names of tensors and parameters, for the model, its configuration and the client.
 VECTORS, IDS, FILTER = "vectors", "ids", "filter"
 SCORES, FOUND, SEQUENCE, STATUS = "scores", "found", "sequence", "status"
-OP, K, EFFORT, VERSION_NS = "op", "k", "effort", "version_ns"
+OP, K, EFFORT, VERSION_NS, SECONDS = "op", "k", "effort", "version_ns", "seconds"
 
 MAX_BATCH = 1024  # queries, or rows, in one execution
 MAX_K = 1000
@@ -36,6 +37,7 @@ OUTPUTS: Mapping[Operation, tuple[str, ...]] = {
     "delete": (SEQUENCE,),
     "status": (STATUS,),
     "compact": (STATUS,),
+    "freeze": (STATUS,),
 }
 
 
@@ -54,6 +56,7 @@ class Asked:
     k: int = 0
     effort: int = 0
     version_ns: int = 0
+    seconds: int = 0
 
     @property
     def is_plain_search(self) -> bool:
@@ -89,6 +92,7 @@ def read_request(
         k=k,
         effort=number(parameters, EFFORT),
         version_ns=number(parameters, VERSION_NS),
+        seconds=number(parameters, SECONDS),
     )
 
 

@@ -5,7 +5,8 @@ Interface reference: the python_backend repository's README (TritonPythonModel, 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import psutil
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
 from serving.index import faiss_index
 from serving.index.compactor import Compactor
@@ -35,9 +35,8 @@ from serving.index.operations import (
 from serving.index.recall import RecallSampler
 from serving.index.shard import Shard
 
-Answers = dict[
-    int, Mapping[str, NDArray[Any]] | str
-]  # by the request's number: tensors, or an error's words
+# By the request's number: tensors, or an error of pb_utils.
+Answers = dict[int, Any]
 
 
 class TritonPythonModel:
@@ -53,6 +52,7 @@ class TritonPythonModel:
         self.shard = Shard(generation, shard, Path(said["state"]))
         self.compactor = Compactor(self.shard)
         self.sampler = RecallSampler()
+        self.frozen_until_s = 0.0
 
     def finalize(self) -> None:
         """Leave nothing running."""
@@ -67,7 +67,7 @@ class TritonPythonModel:
             try:
                 asked.append((number, self.read(request)))
             except MalformedRequestError as error:
-                answers[number] = str(error)
+                answers[number] = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
         for work in (self.write, self.search, self.filtered, self.lookup, self.report):
             answers |= work(asked)
         return [response(answers[number]) for number in range(len(requests))]
@@ -84,13 +84,18 @@ class TritonPythonModel:
         changes = [(n, a) for n, a in asked if a.operation in ("upsert", "delete")]
         if not changes:
             return {}
+        if time.monotonic() < self.frozen_until_s:
+            error = unavailable("its generation is being replaced: try again in a moment")
+            return dict.fromkeys((n for n, _ in changes), error)
         try:
             sequence = self.shard.write(
                 [(a.operation, a.version_ns, a.ids, a.vectors) for _, a in changes]  # type: ignore[misc]
             )
-        except OSError as error:
-            words = f"the log cannot be written ({error.strerror}): free space on the shard's disk"
-            return {n: words for n, _ in changes}
+        except OSError as failed:
+            error = unavailable(
+                f"the log cannot be written ({failed.strerror}): free space on the shard's disk"
+            )
+            return dict.fromkeys((n for n, _ in changes), error)
         self.compactor.start_if_due()
         return {n: {SEQUENCE: np.full((len(a.ids), 1), sequence)} for n, a in changes}
 
@@ -139,12 +144,14 @@ class TritonPythonModel:
         return answers
 
     def report(self, asked: Sequence[tuple[int, Asked]]) -> Answers:
-        """How the shard is; `compact` has it begin one first."""
+        """How the shard is, after `compact` had it begin a compaction or `freeze` refuse writes."""
         answers: Answers = {}
         for n, a in asked:
             if a.operation == "compact":
                 self.compactor.start()
-            if a.operation in ("status", "compact"):
+            if a.operation == "freeze":
+                self.frozen_until_s = time.monotonic() + a.seconds
+            if a.operation in ("status", "compact", "freeze"):
                 answers[n] = {
                     STATUS: np.array([[json.dumps(self.status()).encode()]], dtype=object)
                 }
@@ -165,10 +172,14 @@ class TritonPythonModel:
         }
 
 
-def response(answer: Mapping[str, NDArray[Any]] | str) -> Any:
-    """A Triton response from tensors, or from an error's words."""
-    if isinstance(answer, str):
-        error = pb_utils.TritonError(answer, pb_utils.TritonError.INVALID_ARG)
-        return pb_utils.InferenceResponse(error=error)
+def unavailable(words: str) -> Any:
+    """The error of a shard that will answer later."""
+    return pb_utils.TritonError(words, pb_utils.TritonError.UNAVAILABLE)
+
+
+def response(answer: Any) -> Any:
+    """A Triton response from tensors, or from an error."""
+    if isinstance(answer, pb_utils.TritonError):
+        return pb_utils.InferenceResponse(error=answer)
     tensors = [pb_utils.Tensor(name, np.ascontiguousarray(value)) for name, value in answer.items()]
     return pb_utils.InferenceResponse(tensors)
