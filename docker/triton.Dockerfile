@@ -27,6 +27,10 @@ RUN package="$(python3 -c 'import onnxruntime, tokenizers; print(onnxruntime.__p
         && awk '/not found/ && !/libcuda\.so\.1 / {print; missing = 1} END {exit missing}' /tmp/ldd; \
     fi
 
+# Where ONNX Runtime keeps the TensorRT engines that it builds: a volume that is mounted here begins with
+# this directory's owner.
+RUN install --directory --owner=1000 --group=1000 /tmp/tensorrt-engines
+
 # The base image's own user, triton-server.
 USER 1000:1000
 EXPOSE 8001 8002

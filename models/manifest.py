@@ -194,7 +194,7 @@ class Engine(Record):
     """A TensorRT engine and what it may run on."""
 
     path: str
-    """Where it lies in the repository."""
+    """Where it lies in the repository; of one that is not packaged, its file's name."""
     builder: Literal["tensorrt", "tensorrt_rtx"]
     """What built it; only `tensorrt` engines are for Triton's tensorrt backend."""
     builder_version: str
@@ -202,7 +202,7 @@ class Engine(Record):
     compute_capability: str
     """The GPUs that it runs on, such as 8.9."""
     fp16: bool
-    """Whether it may compute in half precision."""
+    """Whether the weights of the graph that it was built from are FP16; it computes as they do."""
     profiles: list[dict[str, list[int]]]
     """Dynamic shapes: `min`, `opt` and `max` shape [N, T] each."""
 
@@ -263,6 +263,9 @@ class Manifest(Record):
     """Why the serving parameters are what they are; absent: not searched for."""
     engines: list[Engine] = []
     """TensorRT engines among the files."""
+    opset: int | None = None
+    """Version of ONNX's operators in the graph that is served, or that its engine was built from; absent:
+    packaged before this was recorded."""
     data_provenance: list[str]
     """Origin and licence of each data set, in words."""
     hardware: dict[str, str]

@@ -73,6 +73,21 @@ class Place:
     graph_sha256: str | None = None
 
 
+def write_engine(
+    folder: Path, plan: bytes, engine: Engine, graph_sha256: str, tensors: list[Tensor]
+) -> None:
+    """Write an engine to its own path below `folder`, and what read_engine looks for beside it."""
+    path = folder / engine.path
+    path.write_bytes(plan)
+    described = EngineFile(
+        engine=engine,
+        engine_sha256=sha256_file(path),
+        graph_sha256=graph_sha256,
+        tensors=tensors,
+    )
+    path.with_suffix(".json").write_text(described.model_dump_json(indent=2) + "\n")
+
+
 def read_engine(plan: Path) -> EngineFile:
     """The metadata of an engine, checked against its bytes. Raises EngineError."""
     path = plan.with_suffix(".json")

@@ -7,23 +7,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
 from tritonclient.grpc import model_config_pb2 as pb
 
 from models.manifest import INPUTS, OUTPUTS, TOKEN_COUNT_OUTPUT
-from models.triton.text_encoder.tokens import FEED, open_tokenizer, padded_inputs
+from models.triton.text_encoder.tokens import open_tokenizer, padded_inputs
+from optimize.engine import Profile
 from optimize.errors import PackageError
+from optimize.graph_facts import GraphFacts
 from optimize.proof import Proof
 from optimize.recipe import Recipe
 from optimize.sections import TensorRT
-from optimize.triton_config import (
-    WARMUP_TEXT,
-    text_warmup,
-    warmup_batch_sizes,
-    with_interface,
-)
+from optimize.triton_config import WARMUP_TEXT, text_warmup, with_interface
 
 SHORTEST_BUCKET = 16
+# Where the container keeps the engines that it builds; docker/compose.gpu.yaml mounts a volume there.
+ENGINE_CACHE = "/tmp/tensorrt-engines"
 
 
 def tokenizer_name(name: str) -> str:
@@ -44,24 +42,22 @@ def buckets_of(max_tokens: int) -> list[int]:
     return [*(bucket for bucket in buckets if bucket < max_tokens), max_tokens]
 
 
-def graph_inputs(graph: Path) -> list[str]:
-    """Which of the BERT inputs a graph takes, in the tokenizer's order."""
-    model = onnx.load(graph, load_external_data=False)
-    names = {node.name for node in model.graph.input}
-    return [name for name in FEED if name in names]
+def ensemble_configs(
+    recipe: Recipe, proof: Proof, graph: GraphFacts, profiles: Sequence[Profile]
+) -> list[pb.ModelConfig]:
+    """The configurations of the ensemble, the tokenizer and the core, in this order.
 
-
-def ensemble_configs(recipe: Recipe, proof: Proof, feed: Sequence[str]) -> list[pb.ModelConfig]:
-    """The configurations of the ensemble, the tokenizer and the core, in this order."""
+    `profiles` are the shapes that a TensorRT core is built for.
+    """
     if recipe.serving.vectors != "fp32":
         raise PackageError(
             "serving.vectors other than fp32 needs target: cpu, where the model runs in Python: the "
             "core of an ensemble sends what the graph gives"
         )
     return [
-        ensemble_config(recipe, proof, feed),
-        tokenizer_config(recipe, feed),
-        core_config(recipe, proof, feed),
+        ensemble_config(recipe, proof, graph.feed),
+        tokenizer_config(recipe, graph.feed),
+        core_config(recipe, proof, graph, profiles),
     ]
 
 
@@ -100,7 +96,9 @@ def tokenizer_config(recipe: Recipe, feed: Sequence[str]) -> pb.ModelConfig:
     return config
 
 
-def core_config(recipe: Recipe, proof: Proof, feed: Sequence[str]) -> pb.ModelConfig:
+def core_config(
+    recipe: Recipe, proof: Proof, graph: GraphFacts, profiles: Sequence[Profile]
+) -> pb.ModelConfig:
     """Token ids to the task's output, on the GPU, with dynamic batching."""
     serving = recipe.serving
     config = pb.ModelConfig(
@@ -113,7 +111,7 @@ def core_config(recipe: Recipe, proof: Proof, feed: Sequence[str]) -> pb.ModelCo
         ),
     )
     config.version_policy.latest.num_versions = 1
-    for name in feed:
+    for name in graph.feed:
         config.input.add(name=name, data_type=pb.TYPE_INT64, dims=[-1])
     config.output.add(name=OUTPUTS[recipe.task], data_type=pb.TYPE_FP32, dims=[proof.output_dim])
     batching = config.dynamic_batching
@@ -121,65 +119,80 @@ def core_config(recipe: Recipe, proof: Proof, feed: Sequence[str]) -> pb.ModelCo
     batching.preferred_batch_size.extend(serving.preferred_batch_sizes)
     group = config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_GPU, count=serving.instances)
     if serving.core == "tensorrt":
-        group.profile.extend(str(index) for index in range(len(engine_profiles(proof))))
+        group.profile.extend(str(index) for index in range(len(profiles)))
     if serving.core == "onnxruntime_tensorrt":
-        accelerate(config, recipe, feed)
-    for batch_size in warmup_batch_sizes(serving.max_batch_size):
-        config.model_warmup.append(ids_warmup(batch_size, feed))
+        accelerate(config, recipe.tensorrt or TensorRT(), graph, profiles)
+    config.model_warmup.extend(core_warmup(recipe, graph.feed))
     return config
 
 
-def engine_profiles(proof: Proof) -> list[dict[str, list[int]]]:
-    """The optimization profiles of the engines that are packaged; all engines have the same."""
-    return proof.engines[0].profiles if proof.engines else []
+def accelerate(
+    config: pb.ModelConfig, section: TensorRT, graph: GraphFacts, profiles: Sequence[Profile]
+) -> None:
+    """TensorRT inside the ONNX Runtime backend: an engine is built at the first start and kept.
 
-
-def accelerate(config: pb.ModelConfig, recipe: Recipe, feed: Sequence[str]) -> None:
-    """TensorRT inside the ONNX Runtime backend: engines are built at start and cached."""
-    section = recipe.tensorrt or TensorRT()
+    Source of the keys: the table in the README of triton-inference-server/onnxruntime_backend.
+    """
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(
         name="tensorrt"
     )
-    shapes = {
-        kind: ",".join(f"{name}:{batch}x{length}" for name in feed)
-        for kind, batch, length in (
-            ("min", 1, 1),
-            ("opt", recipe.serving.max_batch_size // 2 or 1, SHORTEST_BUCKET),
-            ("max", recipe.serving.max_batch_size, recipe.max_tokens),
-        )
-    }
+    # ONNX Runtime runs the first profile only: one that takes every shape, best at most texts'.
+    shapes = {"min": profiles[0]["min"], "opt": profiles[0]["opt"], "max": profiles[-1]["max"]}
+    accelerator.parameters.update(
+        {f"trt_profile_{kind}_shapes": every(graph.feed, shape) for kind, shape in shapes.items()}
+    )
     accelerator.parameters.update(
         {
-            "precision_mode": "FP16" if section.fp16 else "FP32",
+            "precision_mode": "FP16" if graph.fp16 else "FP32",
             "max_workspace_size_bytes": str(section.workspace_mib * 2**20),
             "trt_engine_cache_enable": "true",
-            "trt_engine_cache_path": "/tmp/tensorrt-engines",
+            "trt_engine_cache_path": ENGINE_CACHE,
+            # ONNX Runtime's own key leaves the weights out: another student would get this one's engine.
+            "trt_engine_cache_prefix": graph.sha256[:16],
             "trt_timing_cache_enable": "true",
-            "trt_profile_min_shapes": shapes["min"],
-            "trt_profile_opt_shapes": shapes["opt"],
-            "trt_profile_max_shapes": shapes["max"],
+            "trt_timing_cache_path": ENGINE_CACHE,
         }
     )
 
 
-def ids_warmup(batch_size: int, feed: Sequence[str]) -> pb.ModelWarmup:
-    """One warm-up run with the stored token ids of a real text."""
-    sample = pb.ModelWarmup(name=f"batch-{batch_size}", batch_size=batch_size)
+def every(feed: Sequence[str], shape: Sequence[int]) -> str:
+    """The same shape [batch, tokens] for every input, in ONNX Runtime's notation."""
+    return ",".join(f"{name}:{shape[0]}x{shape[1]}" for name in feed)
+
+
+def core_warmup(recipe: Recipe, feed: Sequence[str]) -> list[pb.ModelWarmup]:
+    """A run in every length that texts are padded to, alone and in each batch that is preferred."""
+    serving = recipe.serving
+    sizes = sorted({1, *serving.preferred_batch_sizes, serving.max_batch_size})
+    lengths = buckets_of(recipe.max_tokens)
+    return [ids_warmup(size, tokens, feed) for tokens in lengths for size in sizes]
+
+
+def ids_warmup(batch_size: int, tokens: int, feed: Sequence[str]) -> pb.ModelWarmup:
+    """One warm-up run: Triton sends the stored token ids `batch_size` times as one batch."""
+    sample = pb.ModelWarmup(name=f"batch-{batch_size}-tokens-{tokens}", batch_size=batch_size)
     for name in feed:
         tensor = sample.inputs[name]
         tensor.data_type = pb.TYPE_INT64
-        tensor.dims.append(SHORTEST_BUCKET)
-        tensor.input_data_file = f"{name}.bin"
+        tensor.dims.append(tokens)
+        tensor.input_data_file = ids_file(name, tokens)
     return sample
 
 
-def write_ids_warmup(tokenizer: Path, feed: Sequence[str], folder: Path) -> None:
-    """The files that ids_warmup names: one text, padded to the shortest bucket, little-endian INT64."""
-    encodings = open_tokenizer(tokenizer, SHORTEST_BUCKET).encode_batch_fast([WARMUP_TEXT])
-    tensors = padded_inputs(encodings, SHORTEST_BUCKET)
+def ids_file(name: str, tokens: int) -> str:
+    """Where the warm-up values of one input in one length are stored."""
+    return f"{name}-{tokens}.bin"
+
+
+def write_ids_warmup(tokenizer: Path, feed: Sequence[str], max_tokens: int, folder: Path) -> None:
+    """The files that ids_warmup names: real text that fills each length, little-endian INT64."""
     folder.mkdir(parents=True)
-    for name in feed:
-        (folder / f"{name}.bin").write_bytes(tensors[name].astype("<i8").tobytes())
+    for tokens in buckets_of(max_tokens):
+        text = " ".join([WARMUP_TEXT] * tokens)
+        encodings = open_tokenizer(tokenizer, tokens).encode_batch_fast([text])
+        tensors = padded_inputs(encodings, tokens)
+        for name in feed:
+            (folder / ids_file(name, tokens)).write_bytes(tensors[name].astype("<i8").tobytes())
 
 
 def tokenizer_settings(recipe: Recipe, feed: Sequence[str]) -> bytes:

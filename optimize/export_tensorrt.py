@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from models.files import sha256_file, write_atomically
+from models.files import write_atomically
 from models.manifest import Engine
-from optimize.engine import EngineFile, Profile, Tensor
+from optimize.engine import Profile, Tensor, write_engine
 from optimize.errors import EngineError
 from optimize.graph_facts import graph_facts
 from optimize.sections import TensorRT
@@ -154,17 +154,19 @@ def build_engine(
     if plan is None:
         raise EngineError(
             f"{section.builder} {trt.__version__} could not build {graph.name} for {capability}",
-            "its messages above name the layer; try the fp32 variant or a smaller max_batch_size",
+            "its messages above say why: with OutOfMemory raise tensorrt.workspace_mib or lower "
+            "serving.max_batch_size, else try the fp32 variant",
         )
+    facts = graph_facts(graph)
     engine = Engine(
         path=f"sm_{capability}.plan",
         builder=section.builder,
         builder_version=trt.__version__,
         compute_capability=capability,
-        fp16=graph_facts(graph).fp16,
+        fp16=facts.fp16,
         profiles=list(profiles),
     )
-    write_engine(destination, plan, engine, sha256_file(graph), tensors_of(network))
+    write_engine(destination, plan, engine, facts.sha256, tensors_of(network))
 
 
 def serialize(builder: Any, network: Any, config: Any, timing_cache: Path | None) -> bytes | None:
@@ -177,21 +179,6 @@ def serialize(builder: Any, network: Any, config: Any, timing_cache: Path | None
     if timing_cache is not None and plan is not None:
         keep_timing_cache(config, timing_cache)
     return None if plan is None else bytes(plan)
-
-
-def write_engine(
-    folder: Path, plan: bytes, engine: Engine, graph_sha256: str, tensors: list[Tensor]
-) -> None:
-    """An engine under its own path in `folder`, and the JSON file that read_engine finds beside it."""
-    path = folder / engine.path
-    path.write_bytes(plan)
-    described = EngineFile(
-        engine=engine,
-        engine_sha256=sha256_file(path),
-        graph_sha256=graph_sha256,
-        tensors=tensors,
-    )
-    path.with_suffix(".json").write_text(described.model_dump_json(indent=2) + "\n")
 
 
 def configure(trt: Any, builder: Any, section: TensorRT, capability: str) -> Any:
@@ -254,4 +241,3 @@ def tensors_of(network: Any) -> list[Tensor]:
         )
         for tensor, is_input in [*inputs, *outputs]
     ]
-

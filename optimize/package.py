@@ -20,18 +20,17 @@ from models.manifest import (
     write_manifest,
 )
 from models.triton.text_encoder.encoder import SETTINGS_NAME
-from optimize.engine import check_engine, read_engine
+from optimize.core_files import GRAPH, PLAN, fill_core
+from optimize.engine import Profile
 from optimize.ensemble import (
     core_name,
     ensemble_configs,
-    graph_inputs,
     tokenizer_name,
     tokenizer_settings,
     write_ids_warmup,
 )
-from optimize.errors import PackageError
+from optimize.graph_facts import graph_facts
 from optimize.proof import Proof
-from optimize.quantize.fuse import runtime_operators
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sbom import Bill, DataSet, Package, write_bill
 from optimize.sign import sign_repository
@@ -39,25 +38,26 @@ from optimize.steps import RECORD_NAME, sync_tree
 from optimize.triton_config import (
     CONFIG_NAME,
     LABELS_FILE,
+    MODEL_VERSION,
     WARMUP_FILE,
+    read_config,
     text_encoder_config,
     warmup_bytes,
     write_config,
 )
 
 TOKENIZER_SETTINGS = "tokenizer_settings.json"
-MODEL_VERSION = 1
 CODE = Path(text_encoder.__path__[0])
 CODE_FILES = ("model.py", "encoder.py", "batches.py", "tokens.py", "vectors.py")
 TOKENIZER_CODE = {"model.py": "tokenizer_model.py", "tokens.py": "tokens.py"}
-GRAPH, PLAN = "model.onnx", "model.plan"
 
 
 @dataclass(frozen=True)
 class Parts:
     """The files that a repository is made of, and what its bill of materials says beside them.
 
-    `graph` is an ONNX graph; `engines` are TensorRT engines of it by compute capability.
+    `graph` is an ONNX graph; `engines` are TensorRT engines of it by compute capability, and `profiles`
+    the shapes that they are built for.
     """
 
     graph: Path
@@ -65,6 +65,7 @@ class Parts:
     data_sets: Sequence[DataSet]
     packages: Sequence[Package]
     engines: Mapping[str, Path] = field(default_factory=dict)
+    profiles: Sequence[Profile] = ()
 
 
 def served_code_digest() -> str:
@@ -73,16 +74,16 @@ def served_code_digest() -> str:
     return combined_digest({name: sha256_file(CODE / name) for name in names})
 
 
-def configs_of(recipe: Recipe, proof: Proof, graph: Path) -> list[pb.ModelConfig]:
+def configs_of(recipe: Recipe, proof: Proof, parts: Parts) -> list[pb.ModelConfig]:
     """The configurations of every model of a repository, the one that clients ask first."""
     if recipe.target == "cpu":
         return [text_encoder_config(recipe, proof)]
-    return ensemble_configs(recipe, proof, graph_inputs(graph))
+    return ensemble_configs(recipe, proof, graph_facts(parts.graph), parts.profiles)
 
 
 def assemble(recipe: Recipe, parts: Parts, proof: Proof, repository: Path) -> None:
     """The package step: a complete repository in an empty directory. Raises PackageError."""
-    for config in configs_of(recipe, proof, parts.graph):
+    for config in configs_of(recipe, proof, parts):
         folder = repository / config.name
         (folder / str(MODEL_VERSION)).mkdir(parents=True)
         write_config(folder / CONFIG_NAME, config)
@@ -111,7 +112,7 @@ def fill_encoder(recipe: Recipe, parts: Parts, folder: Path) -> None:
 
 def fill_ensemble(recipe: Recipe, parts: Parts, repository: Path) -> None:
     """The files of the tokenizer and of the core; the ensemble itself has none."""
-    feed = graph_inputs(parts.graph)
+    feed = graph_facts(parts.graph).feed
     folder = repository / tokenizer_name(recipe.name)
     version = folder / str(MODEL_VERSION)
     shutil.copyfile(parts.tokenizer, version / "tokenizer.json")
@@ -120,35 +121,9 @@ def fill_ensemble(recipe: Recipe, parts: Parts, repository: Path) -> None:
         shutil.copyfile(CODE / source, version / name)
     write_text_warmup(folder)
     core = repository / core_name(recipe.name)
-    fill_core(recipe, parts, core / str(MODEL_VERSION))
-    write_ids_warmup(parts.tokenizer, feed, core / "warmup")
-
-
-def fill_core(recipe: Recipe, parts: Parts, version: Path) -> None:
-    """The graph, or the engine that was built for Triton's tensorrt backend with its metadata."""
-    if recipe.serving.core != "tensorrt":
-        if fused := runtime_operators(parts.graph):
-            refuse_fused(recipe, fused)
-        shutil.copyfile(parts.graph, version / GRAPH)
-        return
-    if len(parts.engines) != 1:
-        raise PackageError(
-            f"serving.core: tensorrt packages one engine and {len(parts.engines)} were built: name one GPU "
-            "in tensorrt.compute_capabilities, or build on the node itself"
-        )
-    (engine,) = parts.engines.values()
-    check_engine(read_engine(engine), "tensorrt")
-    shutil.copyfile(engine, version / PLAN)
-    shutil.copyfile(engine.with_suffix(".json"), version / "engine.json")
-
-
-def refuse_fused(recipe: Recipe, operators: set[str]) -> None:
-    """Raise PackageError where TensorRT would meet operators that only ONNX Runtime has."""
-    if recipe.serving.core == "onnxruntime_tensorrt":
-        raise PackageError(
-            f"TensorRT cannot take {', '.join(sorted(operators))}: package a variant without -fused, or "
-            "set serving.core: onnxruntime"
-        )
+    config, engines = read_config(core / CONFIG_NAME), list(parts.engines.values())
+    fill_core(recipe, parts.graph, engines, config, repository)
+    write_ids_warmup(parts.tokenizer, feed, recipe.max_tokens, core / "warmup")
 
 
 def write_text_warmup(folder: Path) -> None:

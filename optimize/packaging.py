@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from models.hardware import gpu_model, hardware_facts
-from models.manifest import Evidence, ReferenceProfile, Source, VectorFigures
-from optimize.engine import read_engine
-from optimize.export_tensorrt import export_tensorrt
+from models.manifest import Engine, Evidence, ReferenceProfile, Source, VectorFigures
+from models.triton.text_encoder.tokens import bucket_of
+from optimize.core_files import packaged_engine
+from optimize.engine import Profile, read_engine
+from optimize.ensemble import buckets_of
+from optimize.export_tensorrt import export_tensorrt, profiles_of
 from optimize.gate import Decision
+from optimize.graph_facts import graph_facts
 from optimize.measure import Candidates, encodes_queries_only
 from optimize.package import Parts, assemble, configs_of, served_code_digest
 from optimize.profile import reference_profile
@@ -37,7 +41,7 @@ def prove(
 ) -> Proof:
     """What the manifest says beside the files."""
     reference = profile(candidates, workspace, quality, chosen)
-    engines = engine_paths(build_engines(candidates, workspace, chosen))
+    graph, _ = candidates.built.served_files(chosen)
     source = Source.model_validate(candidates.built.source.read_json("source.json"))
     return Proof(
         variant=chosen,
@@ -54,7 +58,8 @@ def prove(
             VectorFigures.model_validate(figure) for figure in reference.read_json("vectors.json")
         ],
         profile=ReferenceProfile.model_validate(reference.read_json("profile.json")),
-        engines=[read_engine(plan).engine for plan in engines.values()],
+        engines=engines_in_repository(candidates, workspace, chosen),
+        opset=graph_facts(graph).opset,
         data_provenance=[candidates.data.provenance],
         recipe_sha256=recipe_digest(candidates.recipe),
         hardware=hardware_facts(),
@@ -109,13 +114,14 @@ def package(candidates: Candidates, workspace: Workspace, proof: Proof) -> Step:
         data_sets=candidates.data_sets,
         packages=runtime_packages(recipe.target),
         engines=engine_paths(build_engines(candidates, workspace, proof.variant)),
+        profiles=served_profiles(candidates) if recipe.target == "gpu" else (),
     )
     inputs = {
         "model": built.variants[proof.variant].digest,
         "tokenizer": built.model.digest,
         "served_code": served_code_digest(),
         "settings": asdict(encoder_settings(recipe)),
-        "config": [str(config) for config in configs_of(recipe, proof, parts.graph)],
+        "config": [str(config) for config in configs_of(recipe, proof, parts)],
         "proof": proof.model_dump(mode="json"),
         "bill": [str(part) for part in (*parts.data_sets, *parts.packages)],
     }
@@ -127,26 +133,41 @@ def build_engines(candidates: Candidates, workspace: Workspace, chosen: str) -> 
     section = candidates.recipe.tensorrt
     if section is None:
         return None
-    graph = candidates.built.variants[chosen]
-    tokenizer = candidates.tokenizer()
-    encodings = tokenizer.encode_batch_fast(candidates.data.profile_items)
-    lengths = [len(encoding) for encoding in encodings]
+    graph, profiles = candidates.built.variants[chosen], served_profiles(candidates)
     inputs = {
         "graph": graph.digest,
-        "lengths": lengths,
-        "max_tokens": candidates.recipe.max_tokens,
+        "profiles": profiles,
         "gpu": gpu_model(),
         **section.model_dump(),
     }
-    path, limit = graph.directory / "model.onnx", candidates.recipe.max_tokens
-    make = partial(export_tensorrt, path, section, lengths, limit)
+    make = partial(export_tensorrt, graph.directory / "model.onnx", section, profiles)
     return workspace.step("export_tensorrt", inputs, make)
+
+
+def served_profiles(candidates: Candidates) -> list[Profile]:
+    """The shapes [batch, tokens] that a core for these texts is built for; they are served padded."""
+    recipe = candidates.recipe
+    buckets = buckets_of(recipe.max_tokens)
+    encodings = candidates.tokenizer().encode_batch_fast(candidates.data.profile_items)
+    lengths = [bucket_of(len(encoding), buckets) for encoding in encodings]
+    return profiles_of(lengths, recipe.max_tokens, recipe.serving.max_batch_size)
 
 
 def engine_paths(step: Step | None) -> dict[str, Path]:
     """The engines of a step by compute capability."""
     plans = sorted(step.directory.glob("*.plan")) if step else []
     return {read_engine(plan).engine.compute_capability: plan for plan in plans}
+
+
+def engines_in_repository(
+    candidates: Candidates, workspace: Workspace, chosen: str
+) -> list[Engine]:
+    """The engines that are packaged: none where the core is a graph and engines lie beside the reports."""
+    recipe = candidates.recipe
+    if recipe.target != "gpu" or recipe.serving.core != "tensorrt":
+        return []
+    plans = engine_paths(build_engines(candidates, workspace, chosen)).values()
+    return [packaged_engine(recipe, read_engine(plan).engine) for plan in plans]
 
 
 def is_student(candidates: Candidates, variant: str) -> bool:

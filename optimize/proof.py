@@ -32,6 +32,7 @@ class Proof(Record):
     profile: ReferenceProfile | None = None
     tuning: Tuning | None = None
     engines: list[Engine] = Field(default_factory=list)
+    opset: int | None = None
     data_provenance: list[str]
     recipe_sha256: str
     hardware: dict[str, str]

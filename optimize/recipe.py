@@ -138,6 +138,27 @@ def contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
             recipe.serving.vectors != "fp32" and recipe.task != "embed",
             "serving.vectors is for embedders: leave it at fp32",
         ),
+        *core_contradictions(recipe),
+    ]
+
+
+def core_contradictions(recipe: Recipe) -> list[tuple[bool, str]]:
+    """The same of what runs an ensemble's core: found here, not after hours of training."""
+    engines, core = recipe.tensorrt, recipe.serving.core
+    return [
+        (
+            core != "onnxruntime" and recipe.target == "cpu",
+            f"serving.core: {core} needs target: gpu",
+        ),
+        (
+            core == "tensorrt" and (engines is None or engines.builder != "tensorrt"),
+            "serving.core: tensorrt serves an engine of the datacenter builder: set tensorrt.builder: "
+            "tensorrt and run it on the GPU, or choose serving.core: onnxruntime_tensorrt",
+        ),
+        (
+            core == "tensorrt" and engines is not None and len(engines.compute_capabilities) > 1,
+            "serving.core: tensorrt packages one engine: name one GPU in tensorrt.compute_capabilities",
+        ),
     ]
 
 

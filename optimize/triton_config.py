@@ -20,6 +20,7 @@ VECTOR_TYPES: dict[str, Callable[[int], tuple[pb.DataType.ValueType, int]]] = {
 }
 LABELS_FILE = "labels.txt"
 CONFIG_NAME = "config.pbtxt"
+MODEL_VERSION = 1
 WARMUP_FILE = "question.bin"
 WARMUP_TEXT = "how long does it take for a letter to arrive"
 

@@ -5,7 +5,10 @@ Any repository will do, ours or not: backends that are unknown here are checked 
 
 from pathlib import Path
 
+from models.manifest import ManifestError, read_manifest
+from optimize.ensemble import buckets_of
 from optimize.errors import PackageError
+from optimize.lint.engines import engine_findings
 from optimize.lint.ensembles import ensemble_findings
 from optimize.lint.files import file_findings
 from optimize.lint.findings import Finding, read_models
@@ -24,11 +27,21 @@ def lint(
         raise PackageError(
             f"no model at {repository}: name the folder that holds <model>/config.pbtxt"
         )
+    lengths = served_lengths(repository)
     found = [
         *(problem for model in models for problem in model.problems),
-        *(f for model in models for f in file_findings(model, compute_capability)),
+        *(f for model in models for f in file_findings(model)),
         *(f for model in models for f in graph_findings(model)),
+        *(f for model in models for f in engine_findings(model, lengths, compute_capability)),
         *ensemble_findings(models),
         *signature_findings(repository, trusted_key),
     ]
     return sorted(found, key=lambda finding: (finding.severity != "error", finding.where))
+
+
+def served_lengths(repository: Path) -> list[int]:
+    """What texts are padded to in a GPU repository of ours; empty where no manifest tells."""
+    try:
+        return buckets_of(read_manifest(repository).max_tokens)
+    except ManifestError:
+        return []

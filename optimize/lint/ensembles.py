@@ -1,8 +1,10 @@
-"""Whether the steps of an ensemble meet: every tensor comes from somewhere and goes somewhere."""
+"""Whether the steps of an ensemble meet: every tensor comes from somewhere, goes somewhere, is one thing."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from optimize.lint.findings import Finding, Model
+from optimize.tensors import TensorSpec, declared, fits, type_name
 from optimize.triton_config import CONFIG_NAME
 
 
@@ -31,13 +33,14 @@ def check_ensemble(model: Model, by_name: Mapping[str, Model]) -> Iterator[Findi
             continue
         yield from check_step(model, part, step)
     yield from check_flow(model)
+    yield from check_tensors(model, by_name)
 
 
-def check_step(model: Model, part: Model, step: object) -> Iterator[Finding]:
+def check_step(model: Model, part: Model, step: Any) -> Iterator[Finding]:
     """A step's maps name tensors of its model, all inputs are fed, and its batches are large enough."""
     inputs = {tensor.name for tensor in part.config.input}
     outputs = {tensor.name for tensor in part.config.output}
-    fed, taken = dict(step.input_map), dict(step.output_map)  # type: ignore[attr-defined]
+    fed, taken = dict(step.input_map), dict(step.output_map)
     for name in sorted(inputs - fed.keys()):
         yield model.error(
             CONFIG_NAME, f"the input {name} of {part.name} is not fed", "add it to input_map"
@@ -82,3 +85,41 @@ def check_flow(model: Model) -> Iterator[Finding]:
             yield model.warning(
                 CONFIG_NAME, f"nothing uses the step {step.model_name}", "remove it"
             )
+
+
+def check_tensors(model: Model, by_name: Mapping[str, Model]) -> Iterator[Finding]:
+    """Each tensor has the same type and dims in the ensemble and in every step that makes or takes it."""
+    config = model.config
+    ends = [*declared(config, config.input), *declared(config, config.output)]
+    first = {spec.name: (model.name, spec) for spec in ends}
+    for step in config.ensemble_scheduling.step:
+        part = by_name.get(step.model_name)
+        if part is None:
+            continue
+        for name, spec in mapped_tensors(part, step):
+            owner, other = first.setdefault(name, (part.name, spec))
+            if spec.data_type != other.data_type:
+                ours, theirs = type_name(spec.data_type), type_name(other.data_type)
+                yield model.error(
+                    CONFIG_NAME,
+                    f"{name} is {ours} in {part.name} and {theirs} in {owner}",
+                    "make the types equal, Triton does not convert between steps",
+                )
+            if not fits(spec.dims, other.dims):
+                yield model.error(
+                    CONFIG_NAME,
+                    f"{name} has dims {list(spec.dims)} in {part.name} and {list(other.dims)} in "
+                    f"{owner}, the batch included",
+                    "make the dims equal",
+                )
+
+
+def mapped_tensors(part: Model, step: Any) -> Iterator[tuple[str, TensorSpec]]:
+    """The tensors of a step's model, each with the name that the ensemble gives it."""
+    for tensors, names in (
+        (part.config.input, step.input_map),
+        (part.config.output, step.output_map),
+    ):
+        for spec in declared(part.config, tensors):
+            if spec.name in names:
+                yield names[spec.name], spec

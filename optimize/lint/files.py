@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from optimize.engine import check_engine, read_engine
-from optimize.errors import EngineError
 from optimize.lint.findings import Finding, Model
 from optimize.triton_config import CONFIG_NAME
 
@@ -16,13 +14,12 @@ MODEL_FILES = {
 }
 
 
-def file_findings(model: Model, compute_capability: str | None) -> Iterator[Finding]:
+def file_findings(model: Model) -> Iterator[Finding]:
     """All checks of one model's files."""
     yield from check_names(model)
     yield from check_versions(model)
     yield from check_batching(model)
     yield from check_named_files(model)
-    yield from check_engines(model, compute_capability)
 
 
 def check_names(model: Model) -> Iterator[Finding]:
@@ -101,16 +98,3 @@ def check_labels(model: Model, name: str, dims: list[int]) -> Iterator[Finding]:
         yield model.error(
             name, f"{labels} labels for an output of {dims[-1]}", "write one label per class"
         )
-
-
-def check_engines(model: Model, compute_capability: str | None) -> Iterator[Finding]:
-    """TensorRT engines are for this backend and for the node's GPU."""
-    if model.kind != "tensorrt":
-        return
-    for plan in sorted(model.folder.glob("*/*.plan")):
-        file = f"{plan.parent.name}/{plan.name}"
-        try:
-            check_engine(read_engine(plan), "tensorrt", compute_capability)
-        except EngineError as error:
-            problem, _, fix = str(error).rpartition(": ")
-            yield model.error(file, problem, fix)

@@ -10,22 +10,12 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from tokenizers import Tokenizer
-from tritonclient.grpc import model_config_pb2 as pb
 
+from optimize.graph_facts import interface_of
 from optimize.lint.findings import Finding, Model
 from optimize.load_onnx import embedding_rows
+from optimize.tensors import interface_problems
 from optimize.triton_config import CONFIG_NAME
-
-TYPES = {
-    onnx.TensorProto.FLOAT: pb.TYPE_FP32,
-    onnx.TensorProto.FLOAT16: pb.TYPE_FP16,
-    onnx.TensorProto.INT64: pb.TYPE_INT64,
-    onnx.TensorProto.INT32: pb.TYPE_INT32,
-    onnx.TensorProto.INT8: pb.TYPE_INT8,
-    onnx.TensorProto.UINT8: pb.TYPE_UINT8,
-    onnx.TensorProto.BOOL: pb.TYPE_BOOL,
-    onnx.TensorProto.STRING: pb.TYPE_STRING,
-}
 
 
 def graph_findings(model: Model) -> Iterator[Finding]:
@@ -47,7 +37,9 @@ def graph_findings(model: Model) -> Iterator[Finding]:
         yield from check_weights(model, file, graph)
         yield from check_tokenizer(model, version, graph)
         if model.kind == "onnxruntime":
-            yield from check_interface(model, file, graph)
+            inputs, outputs = interface_of(graph)
+            for problem in interface_problems(model.config, inputs, outputs, "the graph"):
+                yield model.error(CONFIG_NAME, problem.words, problem.fix)
 
 
 def check_weights(model: Model, file: str, graph: onnx.ModelProto) -> Iterator[Finding]:
@@ -98,58 +90,4 @@ def check_length(
             f"{version.name}/encoder.json",
             f"max_tokens {settings['max_tokens']} and only {max(positions)} positions",
             "lower max_tokens",
-        )
-
-
-def check_interface(model: Model, file: str, graph: onnx.ModelProto) -> Iterator[Finding]:
-    """The tensors of the configuration are those of the graph, with the batch dimension left out."""
-    weights = {tensor.name for tensor in graph.graph.initializer}
-    inputs = {node.name: node for node in graph.graph.input if node.name not in weights}
-    outputs = {node.name: node for node in graph.graph.output}
-    for kind, declared, found in (
-        ("input", model.config.input, inputs),
-        ("output", model.config.output, outputs),
-    ):
-        for tensor in declared:
-            if tensor.name not in found:
-                yield model.error(
-                    CONFIG_NAME,
-                    f"the {kind} {tensor.name} is not in {file}",
-                    f"name one of {', '.join(found)}",
-                )
-                continue
-            yield from check_tensor(model, tensor, found[tensor.name])
-    for name in sorted(inputs.keys() - {tensor.name for tensor in model.config.input}):
-        yield model.error(CONFIG_NAME, f"the graph's input {name} is not declared", "declare it")
-
-
-def check_tensor(model: Model, tensor: Any, node: onnx.ValueInfoProto) -> Iterator[Finding]:
-    """One tensor's type and dimensions."""
-    kind = node.type.tensor_type
-    if TYPES.get(kind.elem_type) != tensor.data_type:
-        yield model.error(
-            CONFIG_NAME,
-            f"{tensor.name} is {pb.DataType.Name(tensor.data_type)} and the graph says "
-            f"{onnx.TensorProto.DataType.Name(kind.elem_type)}",
-            "declare the graph's type",
-        )
-    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
-    if model.config.max_batch_size > 0:
-        if dims and dims[0] != -1:
-            yield model.error(
-                CONFIG_NAME,
-                f"max_batch_size {model.config.max_batch_size}, but {tensor.name} has a fixed first "
-                f"dimension of {dims[0]}",
-                "export the graph with a dynamic batch dimension, or set max_batch_size 0",
-            )
-        dims = dims[1:]
-    declared = list(tensor.dims)
-    agree = len(declared) == len(dims) and all(
-        ours in (-1, theirs) or theirs == -1 for ours, theirs in zip(declared, dims, strict=True)
-    )
-    if not agree:
-        yield model.error(
-            CONFIG_NAME,
-            f"{tensor.name} has dims {declared} and the graph, without the batch, {dims}",
-            "declare the graph's dims",
         )

@@ -15,7 +15,10 @@ from optimize.lint.findings import Finding
 
 
 def signature_findings(repository: Path, trusted_key: Path | None) -> Iterator[Finding]:
-    """The manifest's digests, then the signature. A repository of somebody else has neither."""
+    """The manifest's digests, then the signature. A repository of somebody else has neither.
+
+    The errors of both say themselves what differs and what to do.
+    """
     if not (repository / MANIFEST_NAME).is_file():
         yield Finding(
             "warning",
@@ -27,7 +30,7 @@ def signature_findings(repository: Path, trusted_key: Path | None) -> Iterator[F
     try:
         verify_files(repository, read_manifest(repository))
     except ManifestError as error:
-        yield refused(MANIFEST_NAME, error)
+        yield Finding("error", MANIFEST_NAME, "it does not describe these files", str(error))
         return
     if not (repository / SIGNATURE_NAME).is_file():
         yield Finding("error", SIGNATURE_NAME, "unsigned", "run `python -m optimize sign`")
@@ -35,10 +38,6 @@ def signature_findings(repository: Path, trusted_key: Path | None) -> Iterator[F
         try:
             verify_signature(repository, trusted_key)
         except ManifestError as error:
-            yield refused(SIGNATURE_NAME, error)
-
-
-def refused(where: str, error: ManifestError) -> Finding:
-    """An error whose message ends in what to do."""
-    problem, _, fix = str(error).rpartition(": ")
-    return Finding("error", where, problem, fix)
+            yield Finding(
+                "error", SIGNATURE_NAME, "the trusted key does not vouch for it", str(error)
+            )

@@ -14,11 +14,13 @@ from transformers import BertConfig, BertModel
 
 from models.manifest import Evidence, Interval, Source, Speed, Tuning
 from models.triton.text_encoder.encoder import TextEncoder, open_session
+from optimize import export_tensorrt
+from optimize.engine import Profile
 from optimize.export_onnx import export_onnx
 from optimize.load import SourceModel, open_source
 from optimize.proof import Proof
 from optimize.recipe import Recipe, encoder_settings
-from optimize.sections import DirectorySource, FolderData
+from optimize.sections import DirectorySource, FolderData, TensorRT
 from optimize.tune.apply import Tuned
 from optimize.tune.objective import Figures
 
@@ -89,6 +91,34 @@ def tiny_encoder(tiny_recipe: Recipe, tiny_source: SourceModel, tiny_onnx: Path)
     """The tiny model as it is served."""
     settings = encoder_settings(tiny_recipe)
     return TextEncoder(open_session(tiny_onnx, settings), tiny_source.tokenizer, settings)
+
+
+@pytest.fixture(scope="session")
+def served_shapes() -> list[Profile]:
+    """Profiles of a TensorRT core for everything that the tiny recipe serves."""
+    return [
+        {"min": [1, 1], "opt": [16, 16], "max": [64, 32]},
+        {"min": [1, 1], "opt": [16, 48], "max": [64, 64]},
+    ]
+
+
+@pytest.fixture(scope="session")
+def datacenter_engine(
+    tiny_onnx: Path, served_shapes: list[Profile], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """An engine of the tiny model with the metadata of one that Triton's tensorrt backend loads.
+
+    The datacenter builder needs its GPU: TensorRT-RTX, which has its interface, stands in for it.
+    """
+    pytest.importorskip("tensorrt_rtx_bindings")
+    folder = tmp_path_factory.mktemp("datacenter") / "engines"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(export_tensorrt.MODULES, "tensorrt", "tensorrt_rtx_bindings")
+        patch.setattr(export_tensorrt, "capability_here", lambda: "9.0")
+        section = TensorRT(builder="tensorrt")
+        export_tensorrt.export_tensorrt(tiny_onnx, section, served_shapes, folder)
+    return folder / "sm_9.0.plan"
 
 
 @pytest.fixture

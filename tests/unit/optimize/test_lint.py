@@ -1,5 +1,6 @@
 """One wrong thing at a time in a repository that was clean."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_a_flipped_byte_is_an_error_that_names_the_file(cpu: Path):
     path.write_bytes(bytes(content))
     tampered, unreadable = lint(cpu)
     assert {tampered.severity, unreadable.severity} == {"error"}
-    assert f"changed: {NAME}/1/tokenizer.json" in tampered.problem
+    assert f"changed: {NAME}/1/tokenizer.json" in tampered.line
     assert "1/tokenizer.json: cannot be read" in unreadable.line
 
 
@@ -131,8 +132,9 @@ def override_timeouts(config: pb.ModelConfig) -> None:
         (rename, "the name is 'another' and the folder 'search-encoder-core'"),
         (fix_the_batch, "dynamic batching with max_batch_size 0"),
         (widen, "embedding has dims [999] and the graph, without the batch, [32]"),
-        (retype, "input_ids is TYPE_INT32 and the graph says INT64"),
-        (rename_tensor, "the input tokens is not in 1/model.onnx"),
+        (retype, "input_ids is TYPE_INT32 and the graph says TYPE_INT64"),
+        (rename_tensor, "the graph has no input tokens, which is declared"),
+        (rename_tensor, "the graph's input input_ids is not declared"),
         (prefer_too_much, "preferred batch size 1000 is above max_batch_size 64"),
         (override_timeouts, "allow_timeout_override is set"),
     ],
@@ -177,11 +179,40 @@ def test_an_ensemble_that_does_not_hang_together_is_found(foreign: Path, change:
     assert any(words in line for line in lines(foreign)), lines(foreign)
 
 
+def retype_the_output(config: pb.ModelConfig) -> None:
+    config.output[0].data_type = pb.TYPE_FP16
+
+
+def widen_an_input(config: pb.ModelConfig) -> None:
+    config.input[1].dims.append(4)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        (NAME, retype_the_output, f"embedding is TYPE_FP32 in {CORE} and TYPE_FP16 in {NAME}"),
+        (NAME, widen, f"embedding has dims [-1, 32] in {CORE} and [-1, 999] in {NAME}"),
+        (CORE, retype, f"input_ids is TYPE_INT32 in {CORE} and TYPE_INT64 in {NAME}-tokenizer"),
+        (
+            CORE,
+            widen_an_input,
+            f"attention_mask has dims [-1, -1, 4] in {CORE} and [-1, -1] in {NAME}-tokenizer",
+        ),
+    ],
+)
+def test_a_step_with_another_type_or_other_dims_is_found(
+    foreign: Path, part: str, change: Edit, words: str
+):
+    edit(foreign / part, change)
+    (found,) = (f for f in lint(foreign) if words in f.problem)
+    assert found.where == f"{NAME}/config.pbtxt"
+
+
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
         (f"{CORE}/1/model.onnx", "1/model.onnx: the model's file is missing"),
-        (f"{CORE}/warmup/input_ids.bin", "the warm-up file is missing"),
+        (f"{CORE}/warmup/input_ids-16.bin", "the warm-up file is missing"),
         (f"{NAME}-tokenizer/1/model.py", "1/model.py: the model's file is missing"),
         (f"{CORE}/1", "there is no version folder"),
         (f"{NAME}/config.pbtxt", "config.pbtxt: there is none"),
@@ -216,3 +247,54 @@ def test_an_engine_of_unknown_origin_is_found(foreign: Path):
     edit(foreign / CORE, lambda config: setattr(config, "backend", "tensorrt"))
     (foreign / CORE / "1/model.plan").write_bytes(b"an engine")
     assert any("says what it was built for" in line for line in lines(foreign))
+
+
+def test_the_fix_of_a_finding_is_whole_whatever_stands_in_it(
+    foreign: Path, datacenter_engine: Path
+):
+    put_engine_behind(foreign, datacenter_engine)
+    rewrite_metadata(foreign, builder="tensorrt_rtx")
+    (found,) = (f for f in lint(foreign) if "cannot load it" in f.problem)
+    assert found.fix == "build with tensorrt.builder: tensorrt"
+    assert found.problem.endswith("and Triton's tensorrt backend cannot load it")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "change", "words"),
+    [
+        ({"builder_version": ""}, None, "does not say which version of TensorRT built it"),
+        ({}, batch_too_much, "takes 512 texts of 16 tokens, its profiles end at 64 x 32, 64 x 64"),
+        ({}, widen, "embedding has dims [999] and the engine, without the batch, [32]"),
+        ({}, retype, "input_ids is TYPE_INT32 and the engine says TYPE_INT64"),
+    ],
+)
+def test_an_engine_that_cannot_answer_what_its_configuration_says_is_found(
+    foreign: Path,
+    datacenter_engine: Path,
+    metadata: dict[str, str],
+    change: Edit | None,
+    words: str,
+):
+    put_engine_behind(foreign, datacenter_engine)
+    assert not any("1/model.plan" in line for line in lines(foreign)), lines(foreign)
+    rewrite_metadata(foreign, **metadata)
+    if change is not None:
+        edit(foreign / CORE, change)
+    assert any("1/model.plan" in line and words in line for line in lines(foreign)), lines(foreign)
+
+
+def put_engine_behind(repository: Path, engine: Path) -> None:
+    """Triton's tensorrt backend with this engine instead of the graph."""
+
+    def use_tensorrt(config: pb.ModelConfig) -> None:
+        config.platform, config.backend = "tensorrt_plan", "tensorrt"
+
+    edit(repository / CORE, use_tensorrt)
+    shutil.copyfile(engine, repository / CORE / "1/model.plan")
+    shutil.copyfile(engine.with_suffix(".json"), repository / CORE / "1/model.json")
+
+
+def rewrite_metadata(repository: Path, **engine: str) -> None:
+    path = repository / CORE / "1/model.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"engine": found["engine"] | engine}))

@@ -42,7 +42,7 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "models/recipes").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted((ROOT / "models/recipes").rglob("*.yaml")), ids=str)
 def test_a_shipped_recipe_reads_and_its_data_is_there(path: Path):
     recipe = read_recipe(path)
     assert recipe.name == path.stem
@@ -212,6 +212,27 @@ GRAPH = {"kind": "onnx", "graph": "m.onnx", "tokenizer": "tokenizer.json", "lice
             "gate: no metric accuracy for embed: use ndcg@10, recall@1, recall@10, mrr@10",
         ),
         (CLASSIFIER | {"serving": {"vectors": "int8"}}, "serving.vectors is for embedders"),
+        ({"serving": {"core": "tensorrt"}}, "serving.core: tensorrt needs target: gpu"),
+        (
+            {"target": "gpu", "serving": {"core": "tensorrt"}},
+            "set tensorrt.builder: tensorrt and run it on the GPU, or choose",
+        ),
+        (
+            {
+                "target": "gpu",
+                "serving": {"core": "tensorrt"},
+                "tensorrt": {"builder": "tensorrt_rtx", "compute_capabilities": ["8.9"]},
+            },
+            "serves an engine of the datacenter builder: set tensorrt.builder: tensorrt",
+        ),
+        (
+            {
+                "target": "gpu",
+                "serving": {"core": "tensorrt"},
+                "tensorrt": {"compute_capabilities": ["8.0", "9.0"]},
+            },
+            "packages one engine: name one GPU in tensorrt.compute_capabilities",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_together_are_refused_with_advice(
