@@ -34,7 +34,14 @@ from serving.index.layout import Layout
 from serving.index.metric import Ids, Metric, Vectors
 from serving.index.sharding import shard_of
 from serving.index.sources import Source
-from serving.index.writer import CHUNK_ROWS, HEADER_BYTES, finish_segment, npy_header, write_rows
+from serving.index.writer import (
+    CHUNK_ROWS,
+    HEADER_BYTES,
+    finish_segment,
+    npy_header,
+    sync_file,
+    write_rows,
+)
 
 SPOOL_IDS, SPOOL_ROWS, PROGRESS = "spool-ids.i64", "spool-rows.npy", "progress.json"
 CHUNKS_PER_CHECKPOINT = 16
@@ -85,6 +92,8 @@ def build(
     plan: BuildPlan, source: Source, announce: Announce, finish_all: FinishAll | None = None
 ) -> Generation:
     """Build a generation, going on where an earlier try was stopped. Raises IndexBuildError."""
+    if plan.shards < 1:
+        raise IndexBuildError(f"an index cannot have {plan.shards} shards: name 1 or more")
     if plan.destination.exists():
         raise IndexBuildError(
             f"{plan.destination} is there already: give the new generation another --name"
@@ -141,16 +150,17 @@ def spool(plan: BuildPlan, source: Source, announce: Announce) -> list[int]:
     )
     if (plan.workplace / TRAINED_NAME).is_file():
         return counts
+    dim, rows = source.dim, source.rows
     with ExitStack() as opened:
         files = [
-            opened.enter_context(open_spool(plan, shard, counts[shard], source.dim, kind))
+            opened.enter_context(open_spool(plan, shard, counts[shard], dim, kind))
             for shard in range(plan.shards)
             for kind in (SPOOL_IDS, SPOOL_ROWS)
         ]
         for number, (ids, vectors) in enumerate(source.chunks(sum(counts)), 1):
-            check(ids, vectors, source.dim, plan.metric, sum(counts))
+            check(ids, vectors, dim, plan.metric, sum(counts))
             append(files, ids, vectors, counts)
-            announce("spool", sum(counts), source.rows)
+            announce("spool", sum(counts), rows)
             if number % CHUNKS_PER_CHECKPOINT == 0:
                 keep_progress(files, progress, counts)
         keep_progress(files, progress, counts)
@@ -193,8 +203,7 @@ def check(ids: Ids, vectors: Vectors, dim: int, metric: Metric, before: int) -> 
     problem = problem_of_vectors(vectors, dim, metric) or problem_of_ids(ids)
     if problem:
         raise IndexBuildError(
-            f"in the rows from {before:,} on, {problem}: correct or remove it and run the build again, it "
-            "goes on from there"
+            f"in the rows from {before:,} on, {problem}: correct or remove it and run the build again"
         )
 
 
@@ -208,6 +217,7 @@ def train(plan: BuildPlan, dim: int, counts: Sequence[int]) -> str:
             faiss_index.train(index, sample(plan, dim, counts, wanted))
         temporary = path.with_name(f".{path.name}")
         faiss_index.save(index, temporary)
+        sync_file(temporary)
         temporary.rename(path)
     return sha256_file(path)
 
@@ -244,8 +254,14 @@ def finish_here(announce: Announce) -> FinishAll:
 def finish(order: FinishOrder) -> None:
     """Sort, index and describe the rows of one shard, unless that is done. Raises IndexBuildError."""
     directory = shard_directory(order.workplace, order.shard)
-    if (directory / SEGMENT_NAME).is_file():
-        return
+    if not (directory / SEGMENT_NAME).is_file():
+        make_segment(directory, order)
+    for spooled in (SPOOL_IDS, SPOOL_ROWS):
+        (directory / spooled).unlink(missing_ok=True)
+
+
+def make_segment(directory: Path, order: FinishOrder) -> None:
+    """The segment of one shard from its spool. Raises IndexBuildError."""
     dim = order.generation.dim
     ids: Ids = np.fromfile(directory / SPOOL_IDS, dtype="<i8")
     order_of_ids = np.argsort(ids, kind="stable")
@@ -258,8 +274,6 @@ def finish(order: FinishOrder) -> None:
         )
     write_sorted(directory, order_of_ids, dim)
     finish_segment(directory, order.workplace / TRAINED_NAME, ids)
-    (directory / SPOOL_IDS).unlink()
-    (directory / SPOOL_ROWS).unlink()
 
 
 def write_sorted(directory: Path, order: NDArray[np.intp], dim: int) -> None:

@@ -25,7 +25,7 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
     check_name(options.index.name, "the index")
     check_name(options.name, "the generation")
     with source_of(options) as (source, space):
-        rows = source.rows or count_lines(options.texts)
+        rows = source.rows or 0
         plan = BuildPlan(
             directory=options.index,
             index=options.index.name,
@@ -48,6 +48,10 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
 @contextmanager
 def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
     """The source that the options name, and the space of its vectors where that is known."""
+    named = [*(options.vectors or ()), options.ids, options.texts]
+    missing = [str(path) for path in named if path is not None and not path.is_file()]
+    if missing:
+        raise IndexBuildError(f"{', '.join(missing)} is missing: name files that are there")
     given = (options.vectors, options.texts, options.from_generation)
     if sum(one is not None for one in given) != 1:
         raise IndexBuildError("name --vectors, --texts with --encoder, or --from-generation")
@@ -65,9 +69,6 @@ def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
             )
         return
     paths: list[Path] = options.vectors
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise IndexBuildError(f"{', '.join(missing)} is missing: name files that are there")
     if paths[0].suffix == ".npy":
         if len(paths) > 1:
             raise IndexBuildError("--vectors takes one .npy file, or several Parquet files")
@@ -90,7 +91,7 @@ def followed(index: Path, name: str) -> tuple[FollowedGeneration, str]:
 def layout_of(options: argparse.Namespace, rows: int) -> Layout:
     """The layout of the options, with FAISS' advice where they are silent."""
     is_ivf = options.layout.startswith("ivf")
-    per_shard = max(1, rows // options.shards)
+    per_shard = max(1, rows // max(1, options.shards))
     lists = options.lists or (suggested_lists(per_shard) if is_ivf else 0)
     effort = options.effort
     if not effort and is_ivf:

@@ -19,7 +19,7 @@ from serving.errors import (
     ShardUnavailableError,
 )
 from serving.index.merge import Hits
-from serving.index.metric import Ids, Vectors
+from serving.index.metric import NO_ID, Ids, Vectors
 from serving.index.operations import (
     EFFORT,
     FILTER,
@@ -60,7 +60,9 @@ class ShardClient:
         """The best k of the shard for queries [N, dim]. Raises as `ask` does."""
         tensors: dict[str, Any] = {VECTORS: queries}
         if among is not None:
-            tensors[FILTER] = [np.ascontiguousarray(among, "<i8").tobytes()] * len(queries)
+            # No bytes would mean no filter: an id that no row has stands for "among none".
+            ids = np.ascontiguousarray(among if len(among) else [NO_ID], "<i8")
+            tensors[FILTER] = [ids.tobytes()] * len(queries)
         answer = await self.ask("search", tensors, {K: k, EFFORT: effort}, deadline_s)
         return Hits(answer[IDS], answer[SCORES])
 

@@ -15,18 +15,23 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from models.files import sync_directory
+from models.files import sha256_file, sync_directory
+from serving.errors import CorruptIndexError
 from serving.index import faiss_index
 from serving.index.delta import Delta, apply
 from serving.index.generation import (
     ROWS_NAME,
     TRAINED_NAME,
+    Generation,
     read_generation,
     read_ids,
     read_rows,
+    read_segment_record,
+    read_versions,
+    verify_segment,
 )
 from serving.index.log import read_log
-from serving.index.metric import Vectors
+from serving.index.metric import Ids, Vectors
 from serving.index.writer import CHUNK_ROWS, finish_segment, write_rows
 from serving.triton.server import die_with_parent
 
@@ -49,13 +54,16 @@ def compact(
 ) -> None:
     """Write the segment `destination`, whole or not at all. Raises CorruptIndexError."""
     generation = read_generation(generation_directory)
+    verify_trained(generation_directory, generation)
+    verify_segment(segment, read_segment_record(segment))  # or damage is copied and sealed anew
     delta = Delta(generation.dim, generation.metric)
     for log in logs:
         for change in read_log(log):
             apply(change, [delta])
     old_ids = read_ids(segment)
     old_rows = read_rows(segment)
-    kept = np.flatnonzero(~np.isin(old_ids, np.fromiter(delta.touched, dtype=np.int64)))
+    touched = np.array(sorted(delta.touched.items()), dtype=np.int64).reshape(-1, 2).T
+    kept = np.flatnonzero(~np.isin(old_ids, touched[0]))
     ids = np.concatenate([old_ids[kept], delta.ids])
     order = np.argsort(ids, kind="stable")
 
@@ -64,9 +72,27 @@ def compact(
     temporary.mkdir()
     chunks = merged(old_rows, kept, delta.vectors, order)
     write_rows(temporary / ROWS_NAME, chunks, len(ids), generation.dim)
-    finish_segment(temporary, generation_directory / TRAINED_NAME, ids[order])
+    versions = newest_versions(read_versions(segment), touched)
+    finish_segment(temporary, generation_directory / TRAINED_NAME, ids[order], versions)
     temporary.rename(destination)
     sync_directory(destination.parent)
+
+
+def verify_trained(directory: Path, generation: Generation) -> None:
+    """Raise CorruptIndexError unless the trained index is the one that the generation was built with."""
+    path = directory / TRAINED_NAME
+    if not path.is_file() or sha256_file(path) != generation.trained_sha256:
+        raise CorruptIndexError(
+            f"{path} is missing or not what was written (its sha256 differs): restore it, or build the "
+            "generation again"
+        )
+
+
+def newest_versions(old: Ids, touched: Ids) -> Ids:
+    """Ids and versions [2, m] of two, both ascending by id; those of `touched` hold."""
+    versions = np.concatenate([old[:, ~np.isin(old[0], touched[0])], touched], axis=1)
+    newest: Ids = versions[:, np.argsort(versions[0], kind="stable")]
+    return newest
 
 
 def merged(

@@ -47,7 +47,11 @@ class Compactor:
         """Start one unless one is under way."""
         if self.running:
             return
-        logs, destination = self._shard.begin_compaction()
+        try:
+            logs, destination = self._shard.begin_compaction()
+        except OSError as error:  # no space for another log
+            self._failed(error)
+            return
         self._thread = threading.Thread(target=self._run, args=(logs, destination), daemon=True)
         self._thread.start()
 
@@ -68,10 +72,13 @@ class Compactor:
             self._shard.adopt(destination)
             self.last_error = ""
         except (ServingError, OSError, subprocess.SubprocessError) as error:
-            self.last_error = str(error)
-            self._not_before_s = time.monotonic() + RETRY_S
-            log.error("compaction of %s failed: %s", self._shard.base, error)
+            self._failed(error)
             self._shard.abandon_compaction()
+
+    def _failed(self, error: Exception) -> None:
+        self.last_error = str(error)
+        self._not_before_s = time.monotonic() + RETRY_S
+        log.error("compaction of %s failed: %s", self._shard.base, error)
 
     def _make(self, logs: list[Path], destination: Path) -> None:
         shard = self._shard

@@ -32,7 +32,8 @@ class Footprint(Record):
 def footprint(layout: Layout, dim: int, rows: int) -> Footprint:
     """Of a shard with so many rows. Rows themselves and codes on disk are read through the page cache,
     which the kernel takes back when memory is short, and do not count."""
-    codes = 0.0 if layout.on_disk else layout.row_bytes(dim) * rows
+    mapped = layout.on_disk and layout.is_ivf  # FAISS maps inverted lists and nothing else
+    codes = 0.0 if mapped else layout.row_bytes(dim) * rows
     return Footprint(
         process_bytes=PROCESS_BYTES,
         index_bytes=int(codes) + layout.fixed_bytes(dim),

@@ -8,23 +8,24 @@
             index.faiss          codes, in the order of ids.npy
             ids.npy              int64 [n], ascending
             rows.npy             float32 [n, dim], the vectors themselves, memory-mapped when served
+            versions.npy         int64 [2, m]: ids, ascending, and version_ns of what was written to the
+                                 replica, deleted rows too; only in segments that compaction made
 
 Nothing here is changed once it is written: what is upserted and deleted later lies in the state of a replica.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 
-from models.files import sha256_file, write_atomically
+from models.files import sha256_file
 from models.manifest import Record
 from serving.errors import CorruptIndexError
 from serving.index.layout import Layout
 from serving.index.metric import Ids, Metric, Vectors
+from serving.index.sealed import read_sealed, write_sealed
 
 GENERATION_NAME = "generation.json"
 TRAINED_NAME = "trained.faiss"
@@ -32,6 +33,7 @@ SEGMENT_NAME = "segment.json"
 INDEX_NAME = "index.faiss"
 IDS_NAME = "ids.npy"
 ROWS_NAME = "rows.npy"
+VERSIONS_NAME = "versions.npy"
 
 
 class Generation(Record):
@@ -89,13 +91,13 @@ def read_segment_record(directory: Path) -> SegmentRecord:
 
 def write_generation(directory: Path, generation: Generation) -> None:
     """Write the description last: a directory without it is no generation."""
-    write_atomically(directory / GENERATION_NAME, _json(generation))
+    write_sealed(directory / GENERATION_NAME, generation)
 
 
 def write_segment_record(directory: Path, rows: int, names: Iterable[str]) -> None:
     """Describe the files of a segment that is complete."""
     files = {name: sha256_file(directory / name) for name in names}
-    write_atomically(directory / SEGMENT_NAME, _json(SegmentRecord(rows=rows, files=files)))
+    write_sealed(directory / SEGMENT_NAME, SegmentRecord(rows=rows, files=files))
 
 
 def read_ids(directory: Path) -> Ids:
@@ -108,6 +110,15 @@ def read_rows(directory: Path) -> Vectors:
     """The rows [n, dim] of a segment, memory-mapped."""
     rows: Vectors = np.load(directory / ROWS_NAME, mmap_mode="r", allow_pickle=False)
     return rows
+
+
+def read_versions(directory: Path) -> Ids:
+    """Ids and versions [2, m] of what was written to a replica before its segment was made."""
+    path = directory / VERSIONS_NAME
+    if not path.is_file():
+        return np.empty((2, 0), dtype=np.int64)
+    versions: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    return versions
 
 
 def verify_segment(directory: Path, record: SegmentRecord) -> None:
@@ -128,16 +139,8 @@ R = TypeVar("R", bound=Record)
 
 def _read(path: Path, kind: type[R]) -> R:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return read_sealed(path, kind, "restore it, or build the generation again")
     except FileNotFoundError as error:
         raise CorruptIndexError(
             f"{path} is missing: name the directory of a finished generation, or build it again"
         ) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CorruptIndexError(
-            f"{path} cannot be read: restore it, or build the generation again"
-        ) from error
-
-
-def _json(record: Record) -> bytes:
-    return json.dumps(record.model_dump(), indent=2).encode() + b"\n"

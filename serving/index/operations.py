@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.index.check import problem_of_ids
 from serving.index.metric import Ids, Vectors
 
 Operation = Literal["search", "lookup", "upsert", "delete", "status", "compact", "freeze"]
@@ -29,7 +30,15 @@ OP, K, EFFORT, VERSION_NS, SECONDS = "op", "k", "effort", "version_ns", "seconds
 
 MAX_BATCH = 1024  # queries, or rows, in one execution
 MAX_K = 1000
+MAX_EFFORT = 65_536  # an HNSW search reserves memory for so many candidates
+MAX_NUMBER = 2**63 - 1
 
+NEEDS: Mapping[Operation, tuple[str, ...]] = {
+    "search": (VECTORS,),
+    "lookup": (IDS,),
+    "upsert": (IDS, VECTORS),
+    "delete": (IDS,),
+}
 OUTPUTS: Mapping[Operation, tuple[str, ...]] = {
     "search": (IDS, SCORES),
     "lookup": (VECTORS, FOUND),
@@ -71,6 +80,9 @@ def read_request(
     operation = parameters.get(OP)
     if operation not in get_args(Operation):
         raise MalformedRequestError(f"unknown operation {operation!r}")
+    for name in NEEDS.get(operation, ()):  # type: ignore[call-overload]  # checked above
+        if name not in tensors or not len(tensors[name]):
+            raise MalformedRequestError(f"{operation} without {name}")
     vectors = tensors.get(VECTORS, np.empty((0, dim), np.float32))
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise MalformedRequestError(
@@ -79,18 +91,25 @@ def read_request(
     ids = tensors.get(IDS, np.empty((0, 1), np.int64)).reshape(-1)
     if operation == "upsert" and len(ids) != len(vectors):
         raise MalformedRequestError(f"{len(ids)} ids and {len(vectors)} vectors")
+    if operation == "upsert" and (problem := problem_of_ids(ids)):
+        raise MalformedRequestError(problem)
     if not np.isfinite(vectors).all():
         raise MalformedRequestError("vectors hold NaN or infinite components")
-    k = number(parameters, K)
+    filters = tuple(map(read_filter, tensors.get(FILTER, np.empty((0, 1), object)).reshape(-1)))
+    if filters and operation == "search" and len(filters) != len(vectors):
+        raise MalformedRequestError(f"{len(filters)} filters and {len(vectors)} vectors")
+    k, effort = number(parameters, K), number(parameters, EFFORT)
     if operation == "search" and not 1 <= k <= MAX_K:
         raise MalformedRequestError(f"k is {k}, from 1 to {MAX_K} are answered")
+    if effort > MAX_EFFORT:
+        raise MalformedRequestError(f"effort is {effort}, up to {MAX_EFFORT} is answered")
     return Asked(
         operation=operation,  # type: ignore[arg-type]  # checked above
         ids=ids,
         vectors=vectors,
-        filters=tuple(map(read_filter, tensors.get(FILTER, np.empty((0, 1), object)).reshape(-1))),
+        filters=filters,
         k=k,
-        effort=number(parameters, EFFORT),
+        effort=effort,
         version_ns=number(parameters, VERSION_NS),
         seconds=number(parameters, SECONDS),
     )
@@ -99,7 +118,7 @@ def read_request(
 def number(parameters: Mapping[str, object], name: str) -> int:
     """A whole number, 0 where it is missing."""
     value = parameters.get(name, 0)
-    if not isinstance(value, int) or value < 0:
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
         raise MalformedRequestError(f"{name} is {value!r}, not a whole number")
     return value
 

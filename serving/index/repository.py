@@ -25,7 +25,8 @@ from serving.index.operations import (
     VECTORS,
 )
 
-NAME = re.compile(r"[A-Za-z0-9_.]+")  # no hyphen: it parts the names of a model
+# No hyphen: it parts the names of a model. No dot first: what is being built is called so.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 MODEL_CODE = '''\
 """One shard; its code is the installed package's, so that every shard runs the same."""
 
@@ -59,7 +60,7 @@ def check_name(name: str, what: str) -> str:
     """A name that can be a part of a model's. Raises PlacementError."""
     if not NAME.fullmatch(name):
         raise PlacementError(
-            f"{what} {name!r} cannot be used: letters, digits, dots and underscores make a name"
+            f"{what} {name!r} cannot be used: letters, digits, underscores and then also dots make a name"
         )
     return name
 

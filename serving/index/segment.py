@@ -15,32 +15,43 @@ from serving.index.generation import (
     read_ids,
     read_rows,
     read_segment_record,
+    read_versions,
     verify_segment,
 )
 from serving.index.merge import Hits, no_hits
 from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores, worst_score
 
 MISSING = -1  # position of an id that is not here
+NEVER_WRITTEN = np.iinfo(np.int64).min  # older than any version
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`ids` [n] ascending; `rows` [n, dim] memory-mapped; `index` holds row i at position i."""
+    """`ids` [n] ascending; `rows` [n, dim] memory-mapped; `index` holds row i at position i.
+
+    `versions` [2, m]: ids, ascending, and when each was last written, as far as that is known.
+    """
 
     generation: Generation
     ids: Ids
     rows: Vectors
     index: Any
+    versions: Ids
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def positions_of(self, ids: Ids) -> NDArray[np.int64]:
         """Where these ids [m] are, MISSING for the others."""
-        if not len(self):
-            return np.full(len(ids), MISSING, dtype=np.int64)
-        found = np.minimum(np.searchsorted(self.ids, ids), len(self) - 1)
-        return np.where(self.ids[found] == ids, found, MISSING)
+        return positions_in(self.ids, ids)
+
+    def versions_of(self, ids: Ids) -> NDArray[np.int64]:
+        """The versions [m] that these ids [m] were last written with, NEVER_WRITTEN where none is known."""
+        known, versions = self.versions
+        at = positions_in(known, ids)
+        found = np.full(len(ids), NEVER_WRITTEN, dtype=np.int64)
+        found[at != MISSING] = versions[at[at != MISSING]]
+        return found
 
     def search(self, queries: Vectors, k: int, effort: int, members: Bitmap | None) -> Hits:
         """The best k of the rows whose bit is set in `members`."""
@@ -72,6 +83,14 @@ class Segment:
         )
 
 
+def positions_in(ascending: Ids, ids: Ids) -> NDArray[np.int64]:
+    """Where these ids [m] are in ascending ones [n], MISSING for the others."""
+    if not len(ascending):
+        return np.full(len(ids), MISSING, dtype=np.int64)
+    found = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    return np.where(ascending[found] == ids, found, MISSING)
+
+
 def open_segment(directory: Path, generation: Generation, *, verify: bool = True) -> Segment:
     """Check and open a segment. Raises CorruptIndexError."""
     record = read_segment_record(directory)
@@ -83,4 +102,5 @@ def open_segment(directory: Path, generation: Generation, *, verify: bool = True
         ids=read_ids(directory),
         rows=read_rows(directory),
         index=faiss_index.load(directory / INDEX_NAME, on_disk=layout.on_disk),
+        versions=read_versions(directory),
     )

@@ -6,6 +6,7 @@
 While a compaction runs there are two deltas: the frozen one goes into the new segment, the other follows it.
 """
 
+import shutil
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +15,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.files import sha256_file
 from serving.errors import CorruptIndexError
 from serving.index.delta import Delta, apply
 from serving.index.faiss_index import Bitmap, selected
-from serving.index.generation import Generation, read_generation, shard_directory
+from serving.index.generation import (
+    GENERATION_NAME,
+    Generation,
+    read_generation,
+    shard_directory,
+)
 from serving.index.log import Change, Log, Operation, read_log
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors, best_first, exact_scores
 from serving.index.recall import View
-from serving.index.segment import MISSING, Segment, open_segment
+from serving.index.segment import MISSING, NEVER_WRITTEN, Segment, open_segment
 from serving.index.state import (
     State,
     lock,
     log_numbers,
     log_path,
-    read_state,
+    open_state,
     remove_leftovers,
     segment_path,
     write_state,
@@ -59,18 +66,25 @@ class Shard:
         self.directory = state_directory
         self._lock = lock(state_directory)
         self._changing = threading.RLock()
-        self.state = read_state(state_directory)
-        remove_leftovers(state_directory, self.state)
+        try:
+            self._open(sha256_file(generation_directory / GENERATION_NAME))
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, generation: str) -> None:
+        self.state = open_state(self.directory, generation)
         self.segment = self._open_segment(self.state)
         self.sequence = self.state.first_sequence
         self._live = np.ones(len(self.segment), dtype=np.uint8)
         self._members: Bitmap | None = None
         self._deltas = [self._new_delta()]
-        numbers = log_numbers(state_directory, self.state) or [self.state.first_log]
+        numbers = log_numbers(self.directory, self.state) or [self.state.first_log]
         for number in numbers:
-            self._replay(log_path(state_directory, number))
+            self._replay(log_path(self.directory, number))
         self._number = numbers[-1]
-        self._log = Log(log_path(state_directory, self._number))
+        self._log = Log(log_path(self.directory, self._number))
+        remove_leftovers(self.directory, self.state)  # last: what is refused is left as it is
 
     def close(self) -> None:
         """Close the log and let others open the replica."""
@@ -128,13 +142,15 @@ class Shard:
     def write(self, changes: Sequence[tuple[Operation, int, Ids, Vectors]]) -> int:
         """Log these (operation, version_ns, ids, vectors), wait until they are safe, then let them be seen.
 
-        Returns the sequence number of the last. When the disk refuses, nothing is seen of any.
+        Returns the sequence number of the last. When the disk refuses, nothing is seen of any. Rows that were
+        written with a larger version_ns before, perhaps before a compaction, stay as they are.
         """
         with self._changing:
-            numbered = [
-                Change(operation, self.sequence + 1 + at, version_ns, ids, vectors)
-                for at, (operation, version_ns, ids, vectors) in enumerate(changes)
-            ]
+            numbered = []
+            for at, (operation, version_ns, ids, vectors) in enumerate(changes, 1):
+                newer = self._versions_of(ids) <= version_ns
+                kept = vectors[newer] if operation == "upsert" else vectors
+                numbered.append(Change(operation, self.sequence + at, version_ns, ids[newer], kept))
             self._log.append_all(numbered)
             for change in numbered:
                 self._apply(change)
@@ -157,6 +173,8 @@ class Shard:
     def abandon_compaction(self) -> None:
         """Go on as if it had not begun: both deltas are one again."""
         with self._changing:
+            if len(self._deltas) == 1:  # it was adopted, and failed in what follows
+                return
             frozen, newer = self._deltas
             for row_id, version_ns in newer.touched.items():
                 slot = newer.slots.get(row_id)
@@ -165,6 +183,8 @@ class Shard:
                 else:
                     frozen.upsert(row_id, newer.vectors[slot], version_ns)
             self._deltas = [frozen]
+        for unfinished in self.directory.glob(".segment-*"):
+            shutil.rmtree(unfinished)
 
     def adopt(self, segment_directory: Path) -> None:
         """Serve the segment that a compaction made, in place of the old one and the frozen delta."""
@@ -172,6 +192,7 @@ class Shard:
             segment=segment_directory.name,
             first_log=self._number,
             first_sequence=self._frozen_sequence,
+            generation=self.state.generation,
         )
         segment = self._open_segment(state)
         live = np.ones(len(segment), dtype=np.uint8)
@@ -201,10 +222,10 @@ class Shard:
         return Delta(self.generation.dim, self.generation.metric)
 
     def _open_next_log(self) -> None:
-        self._number += 1
-        following = Log(log_path(self.directory, self._number))
+        following = Log(log_path(self.directory, self._number + 1))
         self._log.close()
         self._log = following
+        self._number += 1
 
     def _replay(self, path: Path) -> None:
         if not path.exists():
@@ -223,6 +244,14 @@ class Shard:
         if hide(self.segment, self._live, change.ids):
             self._members = None
         self.sequence = change.sequence
+
+    def _versions_of(self, ids: Ids) -> NDArray[np.int64]:
+        """The versions [m] that these ids [m] were last written with."""
+        versions = self.segment.versions_of(ids)
+        for delta in self._deltas:
+            touched = [delta.touched.get(row_id, NEVER_WRITTEN) for row_id in ids.tolist()]
+            versions = np.maximum(versions, np.array(touched, dtype=np.int64))
+        return versions
 
     def _selector(self) -> Bitmap | None:
         """The rows of the segment that are not hidden; None: all of them."""

@@ -5,7 +5,8 @@ A source yields (ids [n], vectors [n, dim]) from any row on, so that a build tha
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -142,7 +143,22 @@ class ParquetSource:
                     f"{path} has no column {column!r}, it has {', '.join(names)}: name the columns with "
                     "--id-column and --vector-column"
                 )
+        self._check_types(path, file.schema_arrow, pyarrow.types)
         return file
+
+    def _check_types(self, path: Path, schema: Any, types: Any) -> None:
+        ids, vectors = schema.field(self.id_column).type, schema.field(self.vector_column).type
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        if not types.is_integer(ids):
+            raise IndexBuildError(
+                f"{path}: {self.id_column!r} holds {ids}: whole numbers are needed as ids"
+            )
+        if not any(is_one(vectors) for is_one in lists) or not types.is_floating(
+            vectors.value_type
+        ):
+            raise IndexBuildError(
+                f"{path}: {self.vector_column!r} holds {vectors}: lists of floats are needed"
+            )
 
     def _read(self, path: Path, batch: Any) -> tuple[Ids, Vectors]:
         """One batch of rows. Raises IndexBuildError when a value is missing or lists differ in length."""
@@ -192,23 +208,32 @@ class TextSource:
 
     def _read(self) -> Iterator[tuple[int, str]]:
         opened = gzip.open if self.path.suffix == ".gz" else open
-        with opened(self.path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        with opened(self.path, "rb") as lines:
+            for number, line in enumerate(lines_of(self.path, lines), 1):
                 yield self._parse(line, number)
 
-    def _parse(self, line: str, number: int) -> tuple[int, str]:
+    def _parse(self, line: bytes, number: int) -> tuple[int, str]:
         try:
             row = json.loads(line)
             row_id, text = row["id"], row["text"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise IndexBuildError(
                 f'{self.path} line {number} is not {{"id": 1, "text": "..."}}: correct it'
             ) from error
-        if not isinstance(row_id, int) or not isinstance(text, str) or not text.strip():
+        is_id = type(row_id) is int and 0 <= row_id < 2**63
+        if not is_id or not isinstance(text, str) or not text.strip():
             raise IndexBuildError(
-                f"{self.path} line {number}: `id` must be a whole number and `text` a text"
+                f"{self.path} line {number}: `id` must be a whole number from 0 on and `text` a text"
             )
         return row_id, text
+
+
+def lines_of(path: Path, stream: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file. Raises IndexBuildError when it cannot be decompressed."""
+    try:
+        yield from stream
+    except (OSError, EOFError, zlib.error) as error:
+        raise IndexBuildError(f"{path} cannot be read: {error}") from error
 
 
 def open_npy(path: Path) -> NDArray[Any]:

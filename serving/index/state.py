@@ -14,15 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import ValidationError
-
-from models.files import write_atomically
 from models.manifest import Record
 from serving.errors import CorruptIndexError, IndexBusyError
+from serving.index.sealed import read_sealed, write_sealed
 
 STATE_NAME = "state.json"
 LOG_NAME = re.compile(r"log-(\d{6})")
 SEGMENT_NAME = re.compile(r"segment-(\d{6})")
+ADVICE = (
+    "restore the directory from a backup, or remove all of it and let the replica start from the "
+    "generation, without what was written since"
+)
 
 
 class State(Record):
@@ -34,24 +36,46 @@ class State(Record):
     """Logs before this one are in the segment already."""
     first_sequence: int = 0
     """Changes that are in the segment already."""
+    generation: str = ""
+    """sha256 of the generation.json that it belongs to."""
+
+
+def open_state(directory: Path, generation: str) -> State:
+    """The state of a replica of a generation, begun where nothing was written yet.
+
+    Raises CorruptIndexError when it is missing though there are logs, or of another build.
+    """
+    if not (directory / STATE_NAME).exists():
+        if any(is_log_or_segment(path) for path in directory.iterdir()):
+            raise CorruptIndexError(
+                f"{directory / STATE_NAME} is missing though there are logs or segments beside it: {ADVICE}"
+            )
+        write_state(directory, State(generation=generation))
+    state = read_state(directory)
+    if state.generation != generation:
+        raise CorruptIndexError(
+            f"{directory} holds what was written to another build of this generation: remove it to serve "
+            "this build without that"
+        )
+    return state
+
+
+def is_log_or_segment(path: Path) -> bool:
+    """Whether a file or directory belongs to what was written."""
+    return bool(LOG_NAME.fullmatch(path.name) or SEGMENT_NAME.fullmatch(path.name))
 
 
 def read_state(directory: Path) -> State:
     """The state of a replica, that of a new one where nothing was written yet. Raises CorruptIndexError."""
     try:
-        return State.model_validate_json((directory / STATE_NAME).read_bytes())
+        return read_sealed(directory / STATE_NAME, State, ADVICE)
     except FileNotFoundError:
         return State()
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise CorruptIndexError(
-            f"{directory / STATE_NAME} cannot be read: restore it from a backup, or remove {directory} and "
-            "let the replica start from the generation, without what was written since"
-        ) from error
 
 
 def write_state(directory: Path, state: State) -> None:
     """Make a state the one that counts, or leave the old one: nothing in between."""
-    write_atomically(directory / STATE_NAME, state.model_dump_json().encode())
+    write_sealed(directory / STATE_NAME, state)
 
 
 def log_path(directory: Path, number: int) -> Path:
@@ -65,10 +89,15 @@ def segment_path(directory: Path, number: int) -> Path:
 
 
 def log_numbers(directory: Path, state: State) -> list[int]:
-    """The logs that count, ascending."""
+    """The logs that count, ascending. Raises CorruptIndexError when one is missing."""
     found = (LOG_NAME.fullmatch(path.name) for path in directory.iterdir())
-    numbers = sorted(int(match[1]) for match in found if match)
-    return [number for number in numbers if number >= state.first_log]
+    numbers = {int(match[1]) for match in found if match}
+    counting = {number for number in numbers if number >= state.first_log}
+    expected = range(state.first_log, max(counting, default=state.first_log) + 1)
+    missing = sorted(set(expected) - counting)
+    if missing and (counting or state.segment):  # a new replica has none yet
+        raise CorruptIndexError(f"{log_path(directory, missing[0])} is missing: {ADVICE}")
+    return sorted(counting)
 
 
 def remove_leftovers(directory: Path, state: State) -> None:

@@ -12,6 +12,7 @@ from serving.index.generation import (
     IDS_NAME,
     INDEX_NAME,
     ROWS_NAME,
+    VERSIONS_NAME,
     read_rows,
     write_segment_record,
 )
@@ -45,10 +46,10 @@ def chunks_of(rows: Vectors) -> Iterable[Vectors]:
     return (rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS))
 
 
-def finish_segment(directory: Path, trained: Path, ids: Ids) -> None:
+def finish_segment(directory: Path, trained: Path, ids: Ids, versions: Ids | None = None) -> None:
     """Index the rows that `directory` holds already, describe and flush everything.
 
-    `trained` is the generation's trained, empty index.
+    `trained` is the generation's trained, empty index. `versions` [2, m] is what is known of them.
     """
     np.save(directory / IDS_NAME, ids, allow_pickle=False)
     rows = read_rows(directory)
@@ -56,9 +57,13 @@ def finish_segment(directory: Path, trained: Path, ids: Ids) -> None:
     for chunk in chunks_of(rows):
         faiss_index.add(index, chunk)
     faiss_index.save(index, directory / INDEX_NAME)
-    for name in (IDS_NAME, ROWS_NAME, INDEX_NAME):
+    names = [IDS_NAME, ROWS_NAME, INDEX_NAME]
+    if versions is not None:
+        np.save(directory / VERSIONS_NAME, versions, allow_pickle=False)
+        names.append(VERSIONS_NAME)
+    for name in names:
         sync_file(directory / name)
-    write_segment_record(directory, len(ids), (IDS_NAME, ROWS_NAME, INDEX_NAME))
+    write_segment_record(directory, len(ids), names)
     sync_directory(directory)
 
 
