@@ -35,10 +35,14 @@ def decide(
     if failures:
         return Decision(variant, "rejected", failures)
     unclear = [describe_loss(m, losses[m], gate) for m in limits if not holds(losses[m], limits[m])]
-    if unclear:
-        return Decision(
-            variant, "not enough data", [f"{words}, more examples would tell" for words in unclear]
+    unknown = [f"{words}, more examples would tell" for words in unclear]
+    if gate.max_memory_mib is not None and evidence.memory_bytes is None:
+        unknown.append(
+            "the recipe limits its memory, which was not measured: run it on the target's hardware, or "
+            "drop gate.max_memory_mib"
         )
+    if unknown:
+        return Decision(variant, "not enough data", unknown)
     kept = [describe_loss(metric, losses[metric], gate) for metric in limits]
     return Decision(variant, "accepted", [*kept, *describe_speed(evidence)])
 
@@ -95,10 +99,8 @@ def needed_speedups(variant: str, gate: Gate) -> dict[int, float]:
 
 def memory_excess(evidence: Evidence, gate: Gate) -> list[str]:
     """One sentence when the serving process needs more memory than the recipe allows."""
-    if gate.max_memory_mib is None:
+    if gate.max_memory_mib is None or evidence.memory_bytes is None:
         return []
-    if evidence.memory_bytes is None:
-        return ["its memory was not measured, and the recipe limits it"]
     used_mib = evidence.memory_bytes / 2**20
     if used_mib <= gate.max_memory_mib:
         return []

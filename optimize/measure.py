@@ -154,8 +154,10 @@ def is_other_hardware(recipe: Recipe) -> bool:
     return recipe.target == "gpu" and gpu_model() == "none"
 
 
-def measure_footprints(candidates: Candidates, workspace: Workspace) -> Step:
-    """Memory and processor time of a fresh process per candidate."""
+def measure_footprints(candidates: Candidates, workspace: Workspace) -> Step | None:
+    """Memory and processor time of a fresh process per candidate; None where timings would say nothing."""
+    if is_other_hardware(candidates.recipe):
+        return None
     return workspace.step(
         "footprint",
         {"models": candidates.digests, "hardware": hardware_facts(), **candidates.conditions},
@@ -164,12 +166,15 @@ def measure_footprints(candidates: Candidates, workspace: Workspace) -> Step:
 
 
 def collect_evidence(
-    candidates: Candidates, quality: Mapping[str, Step], speed: Step | None, footprint: Step
+    candidates: Candidates,
+    quality: Mapping[str, Step],
+    speed: Step | None,
+    footprint: Step | None,
 ) -> dict[str, Evidence]:
     """Everything that was measured, per candidate."""
     speeds = speed.read_json("speed.json") if speed else {}
     lengths = speed.read_json("lengths.json") if speed else {}
-    footprints = footprint.read_json("footprint.json")
+    footprints = footprint.read_json("footprint.json") if footprint else {}
     weights = {candidates.baseline: candidates.built.weights} | {
         name: step.directory / "model.onnx" for name, step in candidates.built.variants.items()
     }
@@ -183,7 +188,7 @@ def collect_evidence(
             speed=[Speed(**values) for values in speeds.get(name, [])],
             lengths=[LengthSpeed(**values) for values in lengths.get(name, [])],
             size_bytes=weights[name].stat().st_size,
-            **footprints[name],
+            **footprints.get(name, {}),
         )
     return found
 

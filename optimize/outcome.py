@@ -7,7 +7,9 @@ from pydantic import Field
 from models.hardware import hardware_facts
 from models.manifest import Evidence, Record, Task, VectorFigures
 from models.prices import Price, usd_per_million
+from optimize.build import Built
 from optimize.gate import Decision
+from optimize.graph_facts import graph_facts
 from optimize.measure import Candidates
 from optimize.package import Published
 from optimize.proof import Proof
@@ -16,13 +18,14 @@ from optimize.tasks.classify import ClassFigures
 from optimize.tools import tool_versions
 from optimize.tune.apply import Tuned
 from optimize.waterfall import Stage, largest, waterfall
+from optimize.workshop import onnx_of
 
 
 class VariantReport(Record):
     """One row: a candidate, what was measured and the gate's words on it.
 
     `notes` says how the variant was made, where there is more to say than its name; `classes` are a
-    classifier's figures of each class.
+    classifier's figures of each class; `opset` is that of the variant's graph.
     """
 
     name: str
@@ -31,6 +34,7 @@ class VariantReport(Record):
     verdict: str
     reasons: list[str]
     notes: list[str]
+    opset: int | None = None
 
 
 class Outcome(Record):
@@ -96,6 +100,7 @@ def describe(
                 verdict=verdicts[name].verdict if name in verdicts else "baseline",
                 reasons=verdicts[name].reasons if name in verdicts else [],
                 notes=candidates.built.notes(name),
+                opset=opset_of_variant(candidates.built, name),
             )
             for name in candidates.digests
         ],
@@ -115,6 +120,12 @@ def describe(
         hardware=hardware_facts(),
         tool_versions=tool_versions(),
     )
+
+
+def opset_of_variant(built: Built, name: str) -> int | None:
+    """The version of ONNX's operators in a variant's graph; None for the baseline."""
+    step = built.variants.get(name)
+    return graph_facts(onnx_of(step)).opset if step else None
 
 
 def metrics_of(outcome: Outcome) -> list[str]:

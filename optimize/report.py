@@ -205,7 +205,7 @@ def cells(outcome: Outcome, variant: VariantReport) -> list[str]:
         *(f"{metric.value:.3f}" for metric in others),
         *speeds,
         f"{evidence.size_bytes / 1e6:.0f} MB",
-        f"{(evidence.memory_bytes or 0) / 2**20:.0f} MiB",
+        "–" if evidence.memory_bytes is None else f"{evidence.memory_bytes / 2**20:.0f} MiB",
     ]
 
 
@@ -236,7 +236,18 @@ def machine_line(outcome: Outcome) -> str:
     tools = ", ".join(f"{name} {version}" for name, version in outcome.tool_versions.items())
     hardware = outcome.hardware
     gpu = "no GPU" if hardware["gpu"] == "none" else hardware["gpu"]
-    return f"Measured on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory']}, {gpu}; {tools}."
+    return (
+        f"Measured on {hardware['cpu']}, {hardware['cores']} cores, {hardware['memory']}, {gpu}; {tools}"
+        f"{opset_words(outcome)}."
+    )
+
+
+def opset_words(outcome: Outcome) -> str:
+    """The versions of ONNX's operators in the variants' graphs; a raw graph brings its own."""
+    opsets = {variant.name: variant.opset for variant in outcome.variants if variant.opset}
+    if len(set(opsets.values())) == 1:
+        return f"; ONNX opset {next(iter(opsets.values()))}"
+    return "".join(f"; {name}: ONNX opset {opset}" for name, opset in opsets.items())
 
 
 def data_line(outcome: Outcome) -> str:

@@ -113,6 +113,13 @@ def test_a_variant_that_needs_too_much_memory_is_rejected(
         assert decision.reasons == ["uses 201 MiB of memory, the recipe allows 200 MiB"]
 
 
+def test_a_memory_limit_without_a_measurement_is_not_enough_data(make_evidence: MakeEvidence):
+    gate = GATE.model_copy(update={"max_memory_mib": 200})
+    decision = decide("int8", make_evidence(FAST), SMALL_LOSS, None, gate)
+    assert decision.verdict == "not enough data"
+    assert "run it on the target's hardware" in decision.reasons[0]
+
+
 def test_where_nothing_could_be_timed_the_recipes_order_decides(make_evidence: MakeEvidence):
     evidence = {name: make_evidence({}) for name in ("student-fp16", "fp16")}
     decisions = [Decision(name, "accepted", []) for name in evidence]

@@ -51,6 +51,7 @@ def outcome(make_evidence: Callable[..., Evidence]) -> Outcome:
             verdict=verdict,
             reasons=REASONS.get(name, []),
             notes=["two operators stay in FP32"] if name == "int8" else [],
+            opset=None if name == "pytorch" else 17,
         )
         for name, verdict, speedup in rows
     ]
@@ -148,7 +149,9 @@ def test_the_page_shows_every_variant_with_its_numbers_and_reasons(outcome: Outc
             assert reason in text
     for number in ("0.8765 [0.871, 0.882]", "12.5 / 31.5 (4.25x)", "23 MB", "7,119", "5,506"):
         assert number in text
-    assert "Measured on Fast CPU, 2 cores, 24 GiB, no GPU; onnxruntime 1.31.1." in text
+    assert (
+        "Measured on Fast CPU, 2 cores, 24 GiB, no GPU; onnxruntime 1.31.1; ONNX opset 17." in text
+    )
     assert "int8 is packaged in build/repository" in text
 
 
@@ -201,6 +204,26 @@ def test_a_run_without_timings_has_a_page_without_costs(outcome: Outcome):
     )
     assert "From demo to production" not in page
     assert page.count("<svg") == 1
+
+
+def test_a_graph_that_brings_its_own_opset_is_named_with_it(outcome: Outcome):
+    *others, last = outcome.variants
+    mixed = outcome.model_copy(
+        update={"variants": [*others, last.model_copy(update={"opset": 14})]}
+    )
+    assert "; fp32: ONNX opset 17; int8: ONNX opset 14." in render_markdown(mixed)
+
+
+def test_memory_that_was_not_measured_is_no_number(outcome: Outcome):
+    unmeasured = [
+        variant.model_copy(
+            update={"evidence": variant.evidence.model_copy(update={"memory_bytes": None})}
+        )
+        for variant in outcome.variants
+    ]
+    table = render_markdown(outcome.model_copy(update={"variants": unmeasured}))
+    assert "| 23 MB | – |" in table
+    assert "MiB |" not in table
 
 
 def test_the_page_says_when_nothing_passed(nothing_passed: Outcome):
