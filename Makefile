@@ -16,7 +16,7 @@ LOADTEST = $(BIN)/python -m loadtest run --rate $(RATE) --duration $(DURATION) \
 	--instance $(INSTANCE) --port $(PORT) --repository $(REPOSITORY)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup optimize tune serve loadtest demo data bench-batching bench-tune test check format clean
+.PHONY: help setup optimize tune serve loadtest demo data bench-batching bench-tune bench-index test check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ bench-batching: $(READY) $(REPOSITORY)/manifest.json ## dynamic batching on agai
 bench-tune: $(READY) $(REPOSITORY)/manifest.json ## the search against Triton's defaults and a grid of equal time (about 35 minutes)
 	$(BIN)/python -m loadtest.bench.tune --recipe $(RECIPE) --repository $(REPOSITORY)
 
+bench-index: $(READY) $(REPOSITORY)/manifest.json build/documents/manifest.json ## the sharded index against plain FAISS, its limits and its faults (about 45 minutes, 40 GB)
+	$(BIN)/python -m loadtest.bench.index --repository $(REPOSITORY)
+
 test: $(READY) ## run every test, the real Triton server included
 	$(BIN)/python -m pytest
 
@@ -62,6 +65,9 @@ clean: ## remove what was built, keep .venv
 
 $(REPOSITORY)/manifest.json: | $(READY)
 	$(BIN)/python -m optimize run $(RECIPE)
+
+build/documents/manifest.json: | $(READY)
+	$(BIN)/python -m optimize run $(RECIPE) --variant qdq --repository build/documents --reports build/documents-report
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Farshore needs Python 3.11 or 3.12: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -21,7 +21,7 @@ from serving.gateway.model_client import ModelClient
 from serving.gateway.routes import router
 from serving.gateway.settings import Settings
 from serving.gateway.state import Gateway, rules_of
-from serving.index.router import Router
+from serving.index.router import Router, RouterSettings
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ def open_index(
     placement: Path, manifest: Manifest, settings: Settings, metrics: Metrics
 ) -> IndexService:
     """The index whose shards run where `placement` says. Call it in the event loop that asks it."""
-    router = Router(placement, observe=metrics.record_shard)
+    treated = RouterSettings(hedge_share=settings.hedge_share)
+    router = Router(placement, treated, observe=metrics.record_shard)
     return IndexService(router, manifest.space, settings.writable_index)
 
 

@@ -19,6 +19,7 @@ class Settings(Record):
     max_texts: int = Field(2048, gt=0)  # the limit of OpenAI's embeddings API
     max_text_bytes: int = Field(32 * 1024, gt=0)
     max_body_bytes: int = Field(8 * 1024 * 1024, gt=0)
+    hedge_share: float = Field(0.05, ge=0, le=1)  # extra requests to second replicas of a shard
     writable_index: bool = False  # whether clients may upsert and delete
 
 
