@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from optimize.gate import keeps_quality
 from optimize.measure import Candidates, losses_of, predict
+from optimize.quantize.exclusion import Excluded, Spared
 from optimize.quantize.static import EXCLUDED
 from optimize.steps import Step, Workspace
 from optimize.variants import parse_variant
@@ -32,18 +33,20 @@ def spare_until_held(
     return candidates, measured
 
 
-def more_to_spare(candidates: Candidates, quality: Mapping[str, Step], name: str) -> int | None:
-    """How many products to leave in FP32 next: twice as many; None where it holds or no more may be."""
+def more_to_spare(candidates: Candidates, quality: Mapping[str, Step], name: str) -> Spared | None:
+    """Which products to leave in FP32 next: twice as many; None where it holds or no more may be."""
     if parse_variant(name).precision != "qdq":
         return None
     if keeps_quality(losses_of(candidates, quality, name), candidates.recipe.gate):
         return None
-    told = candidates.built.variants[name].read_json(EXCLUDED)
-    spared, at_most = len(told["excluded"]), int(told["at_most"])
-    return min(max(1, 2 * spared), at_most) if spared < at_most else None
+    tried = Excluded(**candidates.built.variants[name].read_json(EXCLUDED))
+    count = len(tried.operators)
+    if count >= tried.at_most:
+        return None
+    return Spared(min(max(1, 2 * count), tried.at_most), tuple(tried.ranked))
 
 
-def with_spared(candidates: Candidates, name: str, spared: int) -> Candidates:
+def with_spared(candidates: Candidates, name: str, spared: Spared) -> Candidates:
     """The candidates with one of the variants made again."""
     built = candidates.built
     again = built.workshop.make(parse_variant(name), spared)

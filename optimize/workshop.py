@@ -21,6 +21,7 @@ from optimize.distill.texts import short_texts
 from optimize.export_onnx import write_export
 from optimize.fine_tune import write_classifier_student
 from optimize.quantize import Isa, detect_isa, fuse, quantize_half, quantize_int8, write_static_int8
+from optimize.quantize.exclusion import NOTHING, Spared
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sections import Distill
 from optimize.steps import Step, Workspace, key_of
@@ -42,9 +43,9 @@ class Workshop:
     families: dict[Family, Step] = field(default_factory=dict)
     graphs: dict[Family, Step] = field(default_factory=dict)
 
-    def make(self, variant: Variant, spared: int = 0) -> Step:
-        """The step that holds the variant's model.onnx; of a qdq variant, `spared` products or more stay
-        in FP32. Raises QuantizeError, ExportError or TrainingError when it cannot be made.
+    def make(self, variant: Variant, spared: Spared = NOTHING) -> Step:
+        """The step that holds the variant's model.onnx; `spared` says which products of a qdq variant are
+        to stay in FP32. Raises QuantizeError, ExportError or TrainingError when it cannot be made.
         """
         if variant.family == "static":
             return self.static(variant)
@@ -86,13 +87,13 @@ class Workshop:
         make = partial(quantize_int8, onnx_of(graph), isa, table)
         return self.derive("quantize-int8", graph, {"isa": isa, "embedding_table": table}, make)
 
-    def qdq(self, graph: Step, spared: int) -> Step:
+    def qdq(self, graph: Step, spared: Spared) -> Step:
         """Static INT8: activations get their scale from calibration texts."""
         section = self.recipe.quantize
         inputs = {
             "isa": self.isa(),
             "calibration": sha256_lines(map(str, self.data.calibration)),
-            "spared": spared,
+            "spared": asdict(spared),
             **section.model_dump(),
         }
         make = partial(

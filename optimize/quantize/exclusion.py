@@ -7,10 +7,24 @@ Score = Callable[[Sequence[str]], float]  # the likeness of the outputs without 
 
 
 @dataclass(frozen=True)
+class Spared:
+    """What to leave in FP32 whatever the search finds: so many operators, in an order found before if any."""
+
+    count: int = 0
+    ranked: tuple[str, ...] = ()
+
+
+NOTHING = Spared()
+
+
+@dataclass(frozen=True)
 class Excluded:
-    """The operators left in FP32, at most `at_most` of them, and what that gained."""
+    """The operators left in FP32, at most `at_most` of them, and what that gained. `ranked` holds every one,
+    the most sensitive first; nothing where none had to be left out.
+    """
 
     operators: list[str]
+    ranked: list[str]
     before: float
     after: float
     limit: float
@@ -31,23 +45,27 @@ class Excluded:
 
 
 def exclude_until_held(
-    operators: Sequence[str], score: Score, limit: float, at_most: int, at_least: int = 0
+    operators: Sequence[str], score: Score, limit: float, at_most: int, spared: Spared = NOTHING
 ) -> Excluded:
     """Leave out the operators that cost most, one more at a time, until `score` reaches `limit`.
 
-    What an operator costs is what leaving out it alone gains; the ranking is made once. At least `at_least`
-    and at most `at_most` are left out, whether that holds the limit or not.
+    What an operator costs is what leaving out it alone gains; the ranking is made once. At least those
+    `spared` and at most `at_most` are left out, whether that holds the limit or not.
     """
     before = score([])
-    if (before >= limit and at_least == 0) or at_most == 0:
-        return Excluded([], before, before, limit, at_most)
-    gains = {operator: score([operator]) for operator in operators}
-    ranked = sorted(operators, key=lambda operator: -gains[operator])
-    left_out: list[str] = []
-    after = before
-    for operator in ranked[:at_most]:
-        left_out.append(operator)
+    if (before >= limit and spared.count == 0) or at_most == 0:
+        return Excluded([], list(spared.ranked), before, before, limit, at_most)
+    ranked = list(spared.ranked) or rank(operators, score)
+    left_out, after = ranked[: spared.count], before
+    for count in range(max(1, spared.count), at_most + 1):
+        left_out = ranked[:count]
         after = score(left_out)
-        if after >= limit and len(left_out) >= at_least:
+        if after >= limit:
             break
-    return Excluded(left_out, before, after, limit, at_most)
+    return Excluded(left_out, ranked, before, after, limit, at_most)
+
+
+def rank(operators: Sequence[str], score: Score) -> list[str]:
+    """The operators, first the one without which the outputs are most alike."""
+    gains = {operator: score([operator]) for operator in operators}
+    return sorted(operators, key=lambda operator: -gains[operator])

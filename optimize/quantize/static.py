@@ -7,6 +7,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ from models.triton.text_encoder.tokens import Item, open_tokenizer
 from optimize.errors import QuantizeError
 from optimize.quantize.calibration import Range, calibration_feeds, ranges_of
 from optimize.quantize.dynamic import Isa, weight_type
-from optimize.quantize.exclusion import exclude_until_held
+from optimize.quantize.exclusion import Spared, exclude_until_held
 from optimize.quantize.graph import FLOAT, notes_of, quiet, refuse_unusable, weight_products
 from optimize.sections import Calibration, Quantize
 
 SCORED_TEXTS = 48  # that trials are compared on
-EXCLUDED = "excluded.json"  # the products left in FP32, and how many may be
+EXCLUDED = "excluded.json"  # what exclusion.py found
 
 Outputs = npt.NDArray[np.float32]
 
@@ -45,11 +46,11 @@ def write_static_int8(
     isa: Isa,
     section: Quantize,
     settings: EncoderSettings,
-    spared: int,
+    spared: Spared,
     destination: Path,
 ) -> None:
     """The step: model.onnx, excluded.json and notes.json. The operators that cost most quality stay in
-    FP32: at least `spared` of them, and so many that the outputs on calibration texts are as near to the
+    FP32: at least those `spared`, and so many that the outputs on calibration texts are as near to the
     FP32 graph's as the recipe asks.
 
     Raises QuantizeError when there are too few calibration texts or the graph cannot be used.
@@ -72,8 +73,7 @@ def write_static_int8(
     at_most = min(section.max_excluded, len(products))
     found = exclude_until_held(list(products), score, section.min_cosine, at_most, spared)
     onnx.save(leave_out(whole, model, found.operators), path)
-    told = {"excluded": found.operators, "at_most": at_most}
-    (destination / EXCLUDED).write_text(json.dumps(told, indent=2) + "\n")
+    (destination / EXCLUDED).write_text(json.dumps(asdict(found), indent=2) + "\n")
     made = [describe_calibration(section.calibration, len(some)), found.words]
     notes_of(destination, *made, *describe_retry(spared))
 
@@ -213,11 +213,11 @@ def describe_calibration(calibration: Calibration, texts: int) -> str:
     return f"static INT8: activation ranges by {method}{detail} from {texts} calibration texts"
 
 
-def describe_retry(spared: int) -> list[str]:
+def describe_retry(spared: Spared) -> list[str]:
     """Why more products than the calibration texts asked for stay in FP32, where that is so."""
-    if spared == 0:
+    if spared.count == 0:
         return []
     return [
-        f"at least {spared} of them because with fewer the gate refused its quality: how many was chosen on "
-        "the evaluated data, which flatters it a little"
+        f"at least {spared.count} of them because with fewer the gate refused its quality: how many was "
+        "chosen on the evaluated data, which flatters it a little"
     ]

@@ -13,6 +13,7 @@ from models.triton.text_encoder.encoder import TextEncoder
 from optimize.errors import SourceError
 from optimize.load_onnx import adopt_graph, external_files, open_graph, refuse_unwieldy
 from optimize.quantize import quantize_int8, write_static_int8
+from optimize.quantize.exclusion import NOTHING
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sections import Quantize
 
@@ -162,7 +163,9 @@ def test_a_reranker_in_fp32_can_be_quantized(
     settings = encoder_settings(tiny_recipe.model_copy(update={"task": "rerank"}))
     given = tmp_path / "given/model.onnx"
     quantize_int8(given, "avx2", True, tmp_path / "int8")
-    write_static_int8(given, tokenizer, pairs, "avx2", Quantize(), settings, tmp_path / "qdq")
+    write_static_int8(
+        given, tokenizer, pairs, "avx2", Quantize(), settings, NOTHING, tmp_path / "qdq"
+    )
     for folder in ("int8", "qdq"):
         (tmp_path / folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
         scores.append(open_graph(tmp_path / folder, 64).encode(pairs))

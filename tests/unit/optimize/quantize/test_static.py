@@ -8,6 +8,7 @@ import pytest
 from models.triton.text_encoder.encoder import TextEncoder
 from optimize.errors import QuantizeError
 from optimize.quantize import quantize_int8, write_static_int8
+from optimize.quantize.exclusion import NOTHING, Spared
 from optimize.recipe import Recipe, encoder_settings
 from optimize.sections import Calibration, Quantize
 
@@ -25,12 +26,14 @@ def write(
 ) -> Write:
     """Runs the step; returns its folder."""
 
-    def run(name="static", graph=tiny_onnx, isa="avx512_vnni", texts=texts, **section) -> Path:
+    def run(
+        name="static", graph=tiny_onnx, isa="avx512_vnni", texts=texts, spared=NOTHING, **section
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         quantize = Quantize(**{"calibration": FEW, **section})
         tokenizer, settings = tiny_model / "tokenizer.json", encoder_settings(tiny_recipe)
-        write_static_int8(graph, tokenizer, texts, isa, quantize, settings, folder)
+        write_static_int8(graph, tokenizer, texts, isa, quantize, settings, spared, folder)
         return folder
 
     return run
@@ -119,6 +122,15 @@ def test_the_most_sensitive_products_stay_in_fp32_until_the_limit_holds(
     products = [n for n in onnx.load(spared / "model.onnx").graph.node if n.op_type == "MatMul"]
     quantized = sum(is_integer(node, made_by) for node in products)
     assert 0 < quantized < 12
+
+
+def test_products_that_are_to_be_spared_stay_in_fp32_and_the_notes_say_why(write: Write):
+    spared = write(min_cosine=0.0, spared=Spared(3))
+    made_by = operators_by_output(spared)
+    products = [n for n in onnx.load(spared / "model.onnx").graph.node if n.op_type == "MatMul"]
+    assert sum(is_integer(node, made_by) for node in products) == 12 - 3
+    notes = (spared / "notes.json").read_text()
+    assert "at least 3 of them because with fewer the gate refused its quality" in notes
 
 
 def test_a_fused_graph_is_refused_for_its_attention(write: Write, fused: Path):
