@@ -1,11 +1,11 @@
 """The order of one answer of the index, from top to bottom. `answer.py` is its twin for embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.errors import IndexReadOnlyError, OtherSpaceError
+from serving.errors import IndexReadOnlyError, IndexUnavailableError, OtherSpaceError
 from serving.gateway.answer import EmbedTexts
 from serving.gateway.index_validation import (
     IndexRules,
@@ -18,7 +18,8 @@ from serving.gateway.index_validation import (
 from serving.gateway.metrics import Trace
 from serving.gateway.validation import Rules, check_token_counts
 from serving.index.metric import NO_ID, Ids, Vectors
-from serving.index.router import Found, Router, Rows
+from serving.index.placement import Placement
+from serving.index.router import Found, Router, Rows, Topology
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,22 @@ class IndexService:
     space: str
     writable: bool
 
-    @property
-    def rules(self) -> IndexRules:
-        """What requests are held against now; a switch of generations may change it."""
-        placement = self.router.placement
-        return IndexRules(dim=placement.dim, metric=placement.metric)
+
+@dataclass(frozen=True)
+class ResultVectors:
+    """`vectors` [N, k, dim] of results; where `known` [N, k] is false one is gone or its shard is."""
+
+    vectors: Vectors
+    known: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Searched:
-    """Results and, where they were asked for, their vectors [N, k, dim]."""
+    """Results of one generation, which `placement` describes, and their vectors if they were asked for."""
 
     found: Found
-    vectors: NDArray[np.float32] | None
+    placement: Placement
+    vectors: ResultVectors | None
     tokens: int
 
 
@@ -53,19 +57,24 @@ async def search(
     deadline_s: float,
     trace: Trace,
 ) -> Searched:
-    """Validate, embed texts, ask the shards, fetch vectors. Raises the ServingErrors of each."""
+    """Validate, embed texts, ask the shards, fetch vectors. Raises the ServingErrors of each.
+
+    All of it is held against, and answered from, the generation that is served when it begins.
+    """
+    topology = index.router.topology
+    placement = topology.placement
     with trace.stage("validate"):
-        asked = validate_search(body, rules, index.rules)
-    queries, tokens = await queries_of(asked, rules, index, embed, deadline_s, trace)
+        asked = validate_search(body, rules, rules_of(placement))
+    queries, tokens = await queries_of(asked, rules, index, placement, embed, deadline_s, trace)
     with trace.stage("search"):
         found = await index.router.search(
-            queries, asked.k, deadline_s, effort=asked.effort, among=asked.among
+            queries, asked.k, deadline_s, asked.effort, asked.among, topology
         )
     vectors = None
     if asked.include_vectors:
         with trace.stage("lookup"):
-            vectors = await vectors_of(found, index.router, deadline_s)
-    return Searched(found, vectors, tokens)
+            found, vectors = await with_vectors(found, index.router, topology, deadline_s)
+    return Searched(found, placement, vectors, tokens)
 
 
 async def lookup(
@@ -82,7 +91,7 @@ async def upsert(body: bytes, index: IndexService, deadline_s: float, trace: Tra
     """Validate, write to every replica; how many rows are safe now."""
     check_writable(index)
     with trace.stage("validate"):
-        ids, vectors = validate_upsert(body, index.rules)
+        ids, vectors = validate_upsert(body, rules_of(index.router.placement))
     with trace.stage("write"):
         await index.router.upsert(ids, vectors, deadline_s)
     return len(ids)
@@ -102,6 +111,7 @@ async def queries_of(
     asked: ValidSearch,
     rules: Rules,
     index: IndexService,
+    placement: Placement,
     embed: EmbedTexts,
     deadline_s: float,
     trace: Trace,
@@ -109,7 +119,7 @@ async def queries_of(
     """The query vectors [N, dim], and the tokens that were read for them."""
     if asked.vectors is not None:
         return asked.vectors, 0
-    check_space(index, rules)
+    check_space(index.space, placement, rules)
     with trace.stage("model"):
         embedded = await embed(asked.texts, deadline_s)
     trace.count(texts=len(asked.texts), tokens=embedded.total_tokens)
@@ -118,22 +128,34 @@ async def queries_of(
     return embedded.embeddings, embedded.total_tokens
 
 
-async def vectors_of(found: Found, router: Router, deadline_s: float) -> NDArray[np.float32]:
-    """The vectors [N, k, dim] of all results, zeros where one is gone or its shard is."""
-    ids = np.unique(found.hits.ids[found.hits.ids != NO_ID])
-    dim = router.placement.dim
-    vectors = np.zeros((*found.hits.ids.shape, dim), dtype=np.float32)
-    if len(ids):
-        rows = await router.lookup(ids, deadline_s)
-        at = np.minimum(np.searchsorted(ids, found.hits.ids), len(ids) - 1)
-        vectors = np.where((found.hits.ids != NO_ID)[..., None], rows.vectors[at], vectors)
-    return vectors
+async def with_vectors(
+    found: Found, router: Router, topology: Topology, deadline_s: float
+) -> tuple[Found, ResultVectors]:
+    """The vectors of all results; what cannot be had now lowers the coverage."""
+    known = found.hits.ids != NO_ID
+    vectors = np.zeros((*known.shape, topology.placement.dim), dtype=np.float32)
+    ids = np.unique(found.hits.ids[known])
+    if not len(ids):
+        return found, ResultVectors(vectors, known)
+    try:
+        rows = await router.lookup(ids, deadline_s, topology)
+    except IndexUnavailableError:
+        return replace(found, coverage=0.0), ResultVectors(vectors, np.zeros_like(known))
+    at = np.searchsorted(ids, found.hits.ids[known])
+    vectors[known] = rows.vectors[at]
+    known[known] = rows.found[at]
+    coverage = min(found.coverage, rows.coverage)
+    return replace(found, coverage=coverage), ResultVectors(vectors, known)
 
 
-def check_space(index: IndexService, rules: Rules) -> None:
+def rules_of(placement: Placement) -> IndexRules:
+    """What requests are held against; a switch of generations may change it."""
+    return IndexRules(dim=placement.dim, metric=placement.metric)
+
+
+def check_space(space: str, placement: Placement, rules: Rules) -> None:
     """Texts may be searched for only where the encoder's vectors are those of the index."""
-    placement = index.router.placement
-    other = bool(index.space and placement.space and index.space != placement.space)
+    other = bool(space and placement.space and space != placement.space)
     if other or rules.output_dim != placement.dim:
         raise OtherSpaceError(
             f"generation {placement.generation} of {placement.index} holds vectors of another encoder than "

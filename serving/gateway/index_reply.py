@@ -11,9 +11,9 @@ from serving.index.placement import Placement
 from serving.index.router import Rows
 
 
-def search_reply(searched: Searched, placement: Placement) -> bytes:
+def search_reply(searched: Searched) -> bytes:
     """A list of results per query, best first; fewer than k where there are no more."""
-    found = searched.found
+    found, placement = searched.found, searched.placement
     data = [
         {"object": "search_results", "index": number, "results": results_of(searched, number)}
         for number in range(len(found.hits.ids))
@@ -32,7 +32,7 @@ def search_reply(searched: Searched, placement: Placement) -> bytes:
 
 
 def results_of(searched: Searched, number: int) -> list[dict[str, Any]]:
-    """The results of one query."""
+    """The results of one query; a vector is null where the row is gone since, or its shard is."""
     hits = searched.found.hits
     here = np.flatnonzero(hits.ids[number] != NO_ID)
     results: list[dict[str, Any]] = [
@@ -40,7 +40,8 @@ def results_of(searched: Searched, number: int) -> list[dict[str, Any]]:
     ]
     if searched.vectors is not None:
         for result, at in zip(results, here, strict=True):
-            result["vector"] = searched.vectors[number, at]
+            known = searched.vectors.known[number, at]
+            result["vector"] = searched.vectors.vectors[number, at] if known else None
     return results
 
 

@@ -30,7 +30,7 @@ async def search(request: Request) -> Response:
     )
     gateway.metrics.record_coverage(searched.found.coverage)
     with trace.stage("reply"):
-        return reply(search_reply(searched, index.router.placement))
+        return reply(search_reply(searched))
 
 
 @router.post("/v1/lookup", openapi_extra=json_body(LookupRequest))

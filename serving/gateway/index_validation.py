@@ -19,7 +19,9 @@ from serving.index.metric import Ids, Metric, Vectors
 from serving.index.operations import MAX_BATCH
 
 MAX_RESULTS = 100_000  # queries times k, of one request
+MAX_RESULT_VECTORS = MAX_BATCH  # one lookup fetches them
 MAX_FILTER_IDS = 100_000
+MAX_FILTER_WORK = 1_000_000  # queries times ids: each query brings its own filter to the shards
 LARGEST_ID = 2**63 - 1
 
 
@@ -53,14 +55,15 @@ def validate_search(body: bytes, rules: Rules, index: IndexRules) -> ValidSearch
     vectors = None if request.vectors is None else check_vectors(request.vectors, index)
     texts = check_texts(request.input, rules) if vectors is None else []
     queries = len(texts) if vectors is None else len(vectors)
-    if queries > MAX_BATCH or queries * request.k > MAX_RESULTS:
-        raise InvalidRequestError(
-            f"{queries} queries with k {request.k}: one request may ask for {MAX_BATCH} queries and "
-            f"{MAX_RESULTS} results, send several",
-            param="k",
-            code="too_many_results",
-        )
+    check_results(queries, request)
     among = None if request.ids is None else check_ids(request.ids, MAX_FILTER_IDS)
+    if among is not None and queries * len(among) > MAX_FILTER_WORK:
+        raise InvalidRequestError(
+            f"{queries} queries among {len(among)} ids: their product may be {MAX_FILTER_WORK}, send "
+            "several requests",
+            param="ids",
+            code="too_many_ids",
+        )
     return ValidSearch(
         texts=texts,
         vectors=vectors,
@@ -70,6 +73,25 @@ def validate_search(body: bytes, rules: Rules, index: IndexRules) -> ValidSearch
         include_vectors=request.include_vectors,
         truncate=request.truncate,
     )
+
+
+def check_results(queries: int, request: SearchRequest) -> None:
+    """Raises InvalidRequestError when a search asks for more than one answer should hold."""
+    results = queries * request.k
+    if queries > MAX_BATCH or results > MAX_RESULTS:
+        raise InvalidRequestError(
+            f"{queries} queries with k {request.k}: one request may ask for {MAX_BATCH} queries and "
+            f"{MAX_RESULTS} results, send several",
+            param="k",
+            code="too_many_results",
+        )
+    if request.include_vectors and results > MAX_RESULT_VECTORS:
+        raise InvalidRequestError(
+            f"{queries} queries with k {request.k}: one request may ask for {MAX_RESULT_VECTORS} results "
+            "with their vectors, send several or leave `include_vectors` out",
+            param="include_vectors",
+            code="too_many_results",
+        )
 
 
 def validate_lookup(body: bytes) -> Ids:

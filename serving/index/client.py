@@ -1,6 +1,7 @@
 """One shard replica behind Triton's gRPC API: requests from values, values from responses."""
 
 import json
+import logging
 import struct
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ from serving.index.operations import (
     K,
     Operation,
 )
+
+log = logging.getLogger(__name__)
 
 TYPES: Mapping[str, tuple[str, str]] = {
     VECTORS: ("FP32", "<f4"),
@@ -111,7 +114,14 @@ class ShardClient:
             response = await self.stub.ModelInfer(request, timeout=remaining_s)
         except grpc.aio.AioRpcError as error:
             raise self.failure(error) from error
-        return read_response(response)
+        try:
+            answer = read_response(response)
+            check_answer(operation, len(next(iter(tensors.values()))), answer)
+        except (KeyError, ValueError) as error:
+            raise ShardUnavailableError(
+                f"{self.model} at {self.url} answers {operation} with something else: see its log"
+            ) from error
+        return answer
 
     def failure(self, error: grpc.aio.AioRpcError) -> ServingError:
         """What a failed call means."""
@@ -121,6 +131,9 @@ class ShardClient:
                 return DeadlineExceededError(f"{where} did not answer in time: allow more")
             case grpc.StatusCode.INVALID_ARGUMENT:
                 return ShardFailedError(f"{where} refused: {error.details()}")
+            case grpc.StatusCode.INTERNAL | grpc.StatusCode.UNKNOWN:  # details are a stack trace
+                log.warning("%s failed: %s", where, error.details())
+                return ShardUnavailableError(f"{where} failed: see its log")
             case _:
                 return ShardUnavailableError(f"{where} does not answer: {error.details()}")
 
@@ -164,3 +177,13 @@ def read_response(response: service_pb2.ModelInferResponse) -> dict[str, Any]:
         _, dtype = TYPES[output.name]
         answer[output.name] = np.frombuffer(raw, dtype).reshape(tuple(output.shape))
     return answer
+
+
+def check_answer(operation: Operation, rows: int, answer: Mapping[str, Any]) -> None:
+    """Raise KeyError or ValueError unless an answer is whole and has so many rows."""
+    if operation == "search" and answer[IDS].shape != answer[SCORES].shape:
+        raise ValueError("as many ids as scores are needed")
+    for name in OUTPUTS[operation]:
+        value = answer[name]
+        if name != STATUS and (value.ndim != 2 or len(value) != rows):
+            raise ValueError(f"{name} {value.shape} is no answer for {rows} rows")

@@ -27,7 +27,7 @@ class Placement(Record):
     dim: int = Field(gt=0)
     metric: Metric
     space: str = ""
-    replicas: tuple[tuple[str, ...], ...]
+    replicas: tuple[tuple[str, ...], ...] = Field(min_length=1)
     """By shard; a shard without any is missing from every answer, which says so."""
 
 
@@ -58,6 +58,8 @@ def read_placement(path: Path) -> Placement:
         ) from error
     except (ValidationError, UnicodeDecodeError) as error:
         raise PlacementError(f"{path} cannot be read: {first_problem(error)}") from error
+    except OSError as error:
+        raise PlacementError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def write_placement(path: Path, placement: Placement) -> None:
@@ -65,9 +67,18 @@ def write_placement(path: Path, placement: Placement) -> None:
     write_atomically(path, placement.model_dump_json(indent=2).encode() + b"\n")
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced, or written where it is; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def first_problem(error: Exception) -> str:
     """What a person can correct."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+        return ": ".join(filter(None, (".".join(map(str, found["loc"])), found["msg"])))
     return "it is not UTF-8"

@@ -44,14 +44,21 @@ class Replica:
         return statistics.median(self.latencies_s)
 
     def note_answer(self, latency_s: float) -> None:
-        """It answered, or was still at it after so long when another had."""
+        """It answered; a whole window of answers since it came back makes up for what was before."""
         self.latencies_s.append(latency_s)
         self.failures = 0
+        if len(self.latencies_s) == WINDOW:
+            self.ejections = 0
+
+    def note_unfinished(self, waited_s: float) -> None:
+        """Nobody waits for it any longer: it takes at least so long. Less than usual says nothing."""
+        if waited_s > max(self.median_s or 0.0, SLOW_MARGIN_S):
+            self.latencies_s.append(waited_s)
 
     def note_failure(self, now_s: float) -> None:
-        """It failed; enough failures in a row eject it."""
+        """It failed; enough failures in a row eject it, once: the others in flight fail with it."""
         self.failures += 1
-        if self.failures >= FAILURES_TO_EJECT:
+        if self.failures >= FAILURES_TO_EJECT and self.ejected_until_s <= now_s:
             self.eject(now_s)
 
     def eject(self, now_s: float) -> None:
@@ -74,11 +81,16 @@ def choose(replicas: Sequence[Replica], now_s: float, chance: random.Random) -> 
 
 
 def choose_other(
-    replicas: Sequence[Replica], asked: Replica, now_s: float, chance: random.Random
+    replicas: Sequence[Replica], asked: Sequence[Replica], now_s: float, chance: random.Random
 ) -> Replica | None:
     """The replica to ask as well, None when there is no other that is not left out."""
-    others = [r for r in replicas if r is not asked and r.ejected_until_s <= now_s]
+    others = [r for r in not_asked(replicas, asked) if r.ejected_until_s <= now_s]
     return choose(others, now_s, chance) if others else None
+
+
+def not_asked(replicas: Sequence[Replica], asked: Sequence[Replica]) -> list[Replica]:
+    """The other replicas."""
+    return [r for r in replicas if all(r is not one for one in asked)]
 
 
 def eject_slow(replicas: Sequence[Replica], now_s: float) -> Replica | None:
@@ -99,14 +111,14 @@ def eject_slow(replicas: Sequence[Replica], now_s: float) -> Replica | None:
 
 @dataclass
 class HedgeBudget:
-    """Extra requests allowed: a share of those that were asked for, with a small reserve."""
+    """Extra requests allowed: a share of those that were asked for, with a small reserve; share 0: none."""
 
     share: float
     reserve: float = 2.0
     _allowance: float = 0.0
 
     def __post_init__(self) -> None:
-        self._allowance = self.reserve
+        self._allowance = self.reserve if self.share > 0 else 0.0
 
     def note_request(self) -> None:
         """One more request was asked for."""

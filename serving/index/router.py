@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2_grpc
@@ -27,11 +26,11 @@ from serving.errors import (
     ServingError,
     ShardUnavailableError,
 )
-from serving.gateway.model_client import CHANNEL_OPTIONS
+from serving.index.channels import Channels
 from serving.index.client import ShardClient
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors
-from serving.index.placement import Placement, read_placement
+from serving.index.placement import Placement, read_placement, stamp
 from serving.index.replicas import HedgeBudget, Replica
 from serving.index.repository import model_name
 from serving.index.shard_calls import Answer, Ask, Observe, ShardCalls, ShardState
@@ -56,7 +55,7 @@ class RouterSettings(Record):
 class Found:
     """Results of a search [N, k] and how whole they are.
 
-    `coverage` is the share of shards that answered; `missing` names the others.
+    `coverage` is the share of the shards asked that answered; `missing` names the others.
     """
 
     hits: Hits
@@ -96,8 +95,9 @@ class Router:
         """Read the placement. Raises PlacementError when there is none."""
         self._path = placement_path
         self._settings = settings or RouterSettings()
-        self._channels: dict[str, grpc.aio.Channel] = {}
-        self._shards = ShardCalls(HedgeBudget(self._settings.hedge_share), observe)
+        self._channels = Channels()
+        budget = HedgeBudget(self._settings.hedge_share)
+        self._shards = ShardCalls(budget, observe, self._settings.shard_timeout_s / 2)
         self._seen = stamp(placement_path)
         self.topology = self._connect(read_placement(placement_path), None)
         self._watch = asyncio.create_task(self._follow_placement())
@@ -110,7 +110,8 @@ class Router:
     async def close(self) -> None:
         """Close every channel; requests in flight are cancelled."""
         self._watch.cancel()
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        await asyncio.gather(self._watch, return_exceptions=True)
+        await self._channels.close()
 
     async def search(
         self,
@@ -119,14 +120,15 @@ class Router:
         deadline_s: float,
         effort: int = 0,
         among: Ids | None = None,
+        topology: Topology | None = None,
     ) -> Found:
         """The best k of all shards for queries [N, dim], by a time.monotonic() `deadline_s`.
 
-        `among`: only these ids. Raises IndexUnavailableError when no shard answers, ShardFailedError when
-        one refuses the request.
+        `among`: only these ids. `topology`: what the request began with, else what is served now. Raises
+        IndexUnavailableError when no shard answers, DeadlineExceededError when none could in this time, and
+        ShardFailedError when one refuses the request.
         """
-        topology = self.topology
-        placement = topology.placement
+        topology = topology or self.topology
         parts = [np.empty(0, np.int64)] * len(topology.shards)
         if among is not None:
             where = shard_of(among, len(topology.shards))
@@ -137,13 +139,14 @@ class Router:
             return await client.search(queries, k, effort, chosen, until_s)
 
         asked = [s for s in topology.shards if among is None or len(parts[s.number])]
-        answers, missing = await self._ask_all(asked, ask, deadline_s)
-        hits = merge(answers or [empty(queries)], k, placement.metric)
-        return Found(hits, placement.generation, coverage(topology, missing), tuple(missing))
+        answers, missing = await self._ask_all(topology, asked, ask, deadline_s)
+        hits = merge(answers or [empty(queries)], k, topology.placement.metric)
+        generation = topology.placement.generation
+        return Found(hits, generation, coverage(asked, missing), tuple(missing))
 
-    async def lookup(self, ids: Ids, deadline_s: float) -> Rows:
+    async def lookup(self, ids: Ids, deadline_s: float, topology: Topology | None = None) -> Rows:
         """Rows by id, by a time.monotonic() `deadline_s`. Raises as `search` does."""
-        topology = self.topology
+        topology = topology or self.topology
         where = shard_of(ids, len(topology.shards))
 
         async def ask(
@@ -152,15 +155,13 @@ class Router:
             return shard, *(await client.lookup(ids[where == shard], until_s))
 
         wanted = [topology.shards[shard] for shard in sorted(set(where.tolist()))]
-        answers, missing = await self._ask_all(wanted, ask, deadline_s)
+        answers, missing = await self._ask_all(topology, wanted, ask, deadline_s)
         vectors = np.zeros((len(ids), topology.placement.dim), dtype=np.float32)
         found = np.zeros(len(ids), dtype=bool)
         for shard, rows, here in answers:
             vectors[where == shard], found[where == shard] = rows, here
         asked = ~np.isin(where, missing)
-        return Rows(
-            vectors, found, asked, topology.placement.generation, coverage(topology, missing)
-        )
+        return Rows(vectors, found, asked, topology.placement.generation, coverage(wanted, missing))
 
     async def upsert(self, ids: Ids, vectors: Vectors, deadline_s: float) -> None:
         """Put rows; when it returns they are on the disk of every replica.
@@ -202,11 +203,9 @@ class Router:
         topology = self.topology
         where = shard_of(ids, len(topology.shards))
         shards = [topology.shards[shard] for shard in sorted(set(where.tolist()))]
-        for shard in shards:
-            if not shard.replicas:
-                raise ShardUnavailableError(
-                    f"shard {shard.number} runs nowhere now: nothing was written, try again"
-                )
+        nowhere = [shard.number for shard in shards if not shard.replicas]
+        if nowhere:
+            raise ShardUnavailableError(f"shards {nowhere} run nowhere now: nothing was written")
         calls = [
             write(replica.client, where == shard.number)
             for shard in shards
@@ -219,27 +218,26 @@ class Router:
 
     async def _ask_all(
         self,
+        topology: Topology,
         shards: Sequence[ShardState],
         ask: Ask[Answer],
         deadline_s: float,
     ) -> tuple[list[Answer], list[int]]:
         """What the shards answer, and the numbers of those that do not."""
-        until_s = min(deadline_s - MERGE_S, time.monotonic() + self._settings.shard_timeout_s)
+        patient_until_s = time.monotonic() + self._settings.shard_timeout_s
+        until_s = min(deadline_s - MERGE_S, patient_until_s)
         outcomes = await asyncio.gather(
             *(self._shards.ask(shard, ask, until_s) for shard in shards), return_exceptions=True
         )
-        answers: list[Answer] = []
-        missing: list[int] = []
-        for shard, outcome in zip(shards, outcomes, strict=True):
-            if isinstance(outcome, ShardUnavailableError | DeadlineExceededError):
-                missing.append(shard.number)
-            elif isinstance(outcome, BaseException):
-                raise outcome
-            else:
-                answers.append(outcome)
-        if shards and not answers:
+        answers, missing = sort_out(shards, outcomes)
+        late = any(isinstance(outcome, DeadlineExceededError) for outcome in outcomes)
+        if late and not answers and until_s < patient_until_s:
+            raise DeadlineExceededError(
+                "the deadline passed before a shard answered: allow more time, or ask for less"
+            )
+        if len(missing) == len(topology.shards):
             raise IndexUnavailableError(
-                f"none of {len(shards)} shards of {self.placement.index} answered: try again in a moment"
+                f"none of {len(missing)} shards of {topology.placement.index} answered: try again in a moment"
             )
         return answers, missing
 
@@ -255,6 +253,7 @@ class Router:
                 self.topology = self._connect(read_placement(self._path), self.topology)
             except PlacementError as error:
                 log.warning("%s; the placement before stays", error)
+            self._channels.keep({url for urls in self.placement.replicas for url in urls})
 
     def _connect(self, placement: Placement, before: Topology | None) -> Topology:
         """A topology that keeps what is known of replicas that stay."""
@@ -271,26 +270,31 @@ class Router:
         return Topology(placement, tuple(shards))
 
     def _replica(self, url: str, model: str) -> Replica:
-        if url not in self._channels:
-            self._channels[url] = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels[url])
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.to(url))
         return Replica(ShardClient(stub, url, model))
 
 
-def coverage(topology: Topology, missing: Sequence[int]) -> float:
+def sort_out(
+    shards: Sequence[ShardState], outcomes: Sequence[Answer | BaseException]
+) -> tuple[list[Answer], list[int]]:
+    """Answers, and the numbers of the shards that gave none. Raises what another error says."""
+    answers: list[Answer] = []
+    missing: list[int] = []
+    for shard, outcome in zip(shards, outcomes, strict=True):
+        if isinstance(outcome, ShardUnavailableError | DeadlineExceededError):
+            missing.append(shard.number)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            answers.append(outcome)
+    return answers, missing
+
+
+def coverage(asked: Sequence[ShardState], missing: Sequence[int]) -> float:
     """The share of shards that an answer is made of."""
-    return 1 - len(missing) / len(topology.shards)
+    return 1 - len(missing) / max(len(asked), 1)
 
 
 def empty(queries: Vectors) -> Hits:
     """No results [N, 0]."""
     return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
-
-
-def stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None while there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from serving.errors import DeadlineExceededError, ShardFailedError, ShardUnavailableError
+from serving.errors import DeadlineExceededError, ShardUnavailableError
 from serving.index.client import ShardClient
 from serving.index.replicas import (
     HedgeBudget,
@@ -17,6 +17,7 @@ from serving.index.replicas import (
     choose,
     choose_other,
     eject_slow,
+    not_asked,
 )
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,15 @@ class ShardState:
 
 
 class ShardCalls:
-    """Asks shards, hedging within a budget that all of them share."""
+    """Asks shards, hedging within a budget that all of them share.
 
-    def __init__(self, budget: HedgeBudget, observe: Observe) -> None:
+    A replica that says nothing for `patience_s` has failed; a client may have waited less.
+    """
+
+    def __init__(self, budget: HedgeBudget, observe: Observe, patience_s: float) -> None:
         self._budget = budget
         self._observe = observe
+        self._patience_s = patience_s
         self._chance = random.Random()
 
     async def ask(
@@ -53,31 +58,53 @@ class ShardCalls:
         ask: Ask[Answer],
         until_s: float,
     ) -> Answer:
-        """One shard's answer: of one replica, or of the first of two. Raises what the last one raised."""
+        """One shard's answer, of the first replica that has one. Raises what the last one raised."""
         if not shard.replicas:
             raise ShardUnavailableError(f"shard {shard.number} runs nowhere now")
         self._budget.note_request()
         began_s = time.monotonic()
-        first = choose(shard.replicas, began_s, self._chance)
-        running = {asyncio.create_task(self._ask_replica(first, ask, shard.number, until_s))}
-        hedged = False
+        asked = [choose(shard.replicas, began_s, self._chance)]
+        calls = [self._begin(asked[0], ask, shard.number, until_s)]
+        pending, waiting_s = set(calls), shard.delay.delay_s
         try:
-            done, _ = await asyncio.wait(running, timeout=shard.delay.delay_s)
-            if not done or failed(done):
-                other = choose_other(shard.replicas, first, time.monotonic(), self._chance)
-                if other is not None and (failed(done) or self._budget.take()):
-                    hedged = True
-                    second = self._ask_replica(other, ask, shard.number, until_s)
-                    running.add(asyncio.create_task(second))
-            answer = await first_answer(running)
+            while True:
+                done, pending = await asyncio.wait(
+                    pending, timeout=waiting_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                waiting_s = None
+                if any(map(is_final, done)):
+                    break
+                other = self._another(shard, asked, done)
+                if other is not None:
+                    asked.append(other)
+                    calls.append(self._begin(other, ask, shard.number, until_s))
+                    pending.add(calls[-1])
+                elif not pending:
+                    break
+            answer = best(done).result()
         finally:
-            for call in running:
-                call.cancel()
+            dismiss(calls)
         latency_s = time.monotonic() - began_s
         shard.delay.note(latency_s)
-        self._observe(shard.number, latency_s, hedged)
+        self._observe(shard.number, latency_s, len(asked) > 1)
         self._eject_slow(shard)
         return answer
+
+    def _another(
+        self, shard: ShardState, asked: list[Replica], done: set["asyncio.Task[Answer]"]
+    ) -> Replica | None:
+        """Whom to ask as well: when one has failed, or, within the budget, when none has answered in time."""
+        now_s = time.monotonic()
+        if not done:
+            other = choose_other(shard.replicas, asked, now_s, self._chance)
+            return other if other is not None and self._budget.take() else None
+        others = not_asked(shard.replicas, asked)
+        return choose(others, now_s, self._chance) if others and any(map(failed, done)) else None
+
+    def _begin(
+        self, replica: Replica, ask: Ask[Answer], shard: int, until_s: float
+    ) -> "asyncio.Task[Answer]":
+        return asyncio.create_task(self._ask_replica(replica, ask, shard, until_s))
 
     async def _ask_replica(
         self,
@@ -90,10 +117,17 @@ class ShardCalls:
         replica.in_flight += 1
         try:
             answer = await ask(replica.client, shard, until_s)
-        except asyncio.CancelledError:  # another answered first: it takes at least so long
-            replica.note_answer(time.monotonic() - began_s)
+        except asyncio.CancelledError:  # another answered first
+            replica.note_unfinished(time.monotonic() - began_s)
             raise
-        except (ShardUnavailableError, DeadlineExceededError):
+        except DeadlineExceededError:
+            waited_s = time.monotonic() - began_s
+            if waited_s < self._patience_s:
+                replica.note_unfinished(waited_s)
+            else:
+                replica.note_failure(time.monotonic())
+            raise
+        except ShardUnavailableError:
             replica.note_failure(time.monotonic())
             raise
         finally:
@@ -109,19 +143,23 @@ class ShardCalls:
             )
 
 
-async def first_answer(calls: set["asyncio.Task[Answer]"]) -> Answer:
-    """The first result of several calls. Raises what the last one raised when all fail."""
-    pending = set(calls)
-    while True:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for call in done:
-            if call.exception() is None:
-                return call.result()
-        refused = [call for call in done if isinstance(call.exception(), ShardFailedError)]
-        if refused or not pending:
-            return (refused or list(done))[0].result()  # raises
+def best(done: set["asyncio.Task[Answer]"]) -> "asyncio.Task[Answer]":
+    """Of calls that ended, one that has an answer, else one that was refused, else any."""
+    return min(done, key=lambda call: (call.exception() is not None, not is_final(call)))
 
 
-def failed(done: set["asyncio.Task[Answer]"]) -> bool:
+def is_final(call: "asyncio.Task[Answer]") -> bool:
+    """Whether a call ended with what another replica would say as well: an answer, or a refusal."""
+    return not isinstance(call.exception(), ShardUnavailableError | DeadlineExceededError)
+
+
+def failed(call: "asyncio.Task[Answer]") -> bool:
     """Whether a call ended without an answer that another replica might give."""
-    return any(isinstance(call.exception(), ShardUnavailableError) for call in done)
+    return isinstance(call.exception(), ShardUnavailableError)
+
+
+def dismiss(calls: list["asyncio.Task[Answer]"]) -> None:
+    """End the calls that nobody waits for any longer; of those that failed nothing is left unread."""
+    for call in calls:
+        if not call.cancel() and not call.cancelled():
+            call.exception()

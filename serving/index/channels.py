@@ -1,0 +1,47 @@
+"""One gRPC channel per node, shared by all that is asked there."""
+
+import asyncio
+from collections.abc import Container
+
+import grpc
+
+from serving.gateway.model_client import CHANNEL_OPTIONS
+
+KEEP_S = 30.0  # longer than any deadline: what began with a channel ends with it
+
+
+class Channels:
+    """Open channels by address. Make it in the event loop that uses it."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, url: str) -> grpc.aio.Channel:
+        """The channel to a node."""
+        if url not in self._open:
+            self._open[url] = grpc.aio.insecure_channel(url, options=CHANNEL_OPTIONS)
+        return self._open[url]
+
+    def keep(self, urls: Container[str], linger_s: float = KEEP_S) -> None:
+        """Close the channels to all other nodes when what was asked there is answered."""
+        for url in [url for url in self._open if url not in urls]:
+            closing = asyncio.create_task(close_later(self._open.pop(url), linger_s))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close every channel; requests in flight are cancelled."""
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(
+            *self._closing, *(c.close() for c in self._open.values()), return_exceptions=True
+        )
+
+
+async def close_later(channel: grpc.aio.Channel, linger_s: float) -> None:
+    """Close a channel after a while, or when cancelled."""
+    try:
+        await asyncio.sleep(linger_s)
+    finally:
+        await channel.close()
