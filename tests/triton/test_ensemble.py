@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ from tritonclient.utils import InferenceServerException
 
 from models.manifest import read_manifest
 from models.triton.text_encoder.encoder import Encoded, TextEncoder
+from optimize import bench_gpu
+from optimize.bench_triton import connect
 from optimize.ensemble import core_name
+from optimize.load import fetch_source, source_identity
 from optimize.package import Parts, assemble
 from optimize.proof import Proof
 from optimize.recipe import Recipe
+from optimize.steps import Workspace
 from optimize.triton_config import read_config, write_config
 from serving.triton.launch import run_triton
 
 pytestmark = pytest.mark.triton
 
+ROOT = Path(__file__).resolve().parents[2]
 CORE = Path(__file__).parent / "cpu_core.py"
 NOT_UTF_8 = b"caf\xe9"
 
@@ -63,14 +69,16 @@ def put_on_cpu(core: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(
-    ensemble: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[triton_grpc.InferenceServerClient]:
+def address(ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the ensemble is served by gRPC."""
     log = tmp_path_factory.mktemp("triton") / "triton.log"
-    with (
-        run_triton(ensemble, log_path=log, unverified=True) as triton,
-        triton_grpc.InferenceServerClient(triton.grpc_url) as client,
-    ):
+    with run_triton(ensemble, log_path=log, unverified=True) as triton:
+        yield triton.grpc_url
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[triton_grpc.InferenceServerClient]:
+    with triton_grpc.InferenceServerClient(address) as client:
         yield client
 
 
@@ -124,3 +132,35 @@ def test_requests_of_equal_length_share_runs_of_the_core(
     core = client.get_inference_statistics(core_name("search-encoder"), as_json=True)
     counted = core["model_stats"][0]
     assert int(counted["execution_count"]) < int(counted["inference_count"])
+
+
+def test_the_gpu_bench_compares_the_core_behind_the_batcher_with_direct_calls(
+    address: str, ensemble: Path, small_recipe: Recipe, tmp_path: Path
+):
+    workspace = Workspace(ROOT / "build/cache", lambda *_: None)
+    fetch = partial(fetch_source, small_recipe)
+    source = workspace.step("load", source_identity(small_recipe), fetch).directory
+    core = core_name("search-encoder")
+    graph = ensemble / core / "1/model.onnx"
+    places = ["--source", str(source), "--graph", f"int8={graph}", "--triton", address]
+    sizes = ["--batch-sizes", "8", "--lengths", "16", "--rounds", "2", "--calls", "2"]
+    rest = ["--device", "cpu", "--no-compile", "--output", str(tmp_path / "gpu.json")]
+    assert bench_gpu.main([*places, "--triton-model", f"int8={core}", *sizes, *rest]) == 0
+    (found,) = json.loads((tmp_path / "gpu.json").read_text())["triton"]
+    assert [found[name] for name in ("graph", "model", "callers", "tokens")] == [
+        "int8",
+        core,
+        8,
+        16,
+    ]
+    assert found["texts_per_execution"] > 1
+    assert set(found["texts_per_s"]) == {"triton", "one", "batched"}
+    for ratio in (found["against_one_by_one"], found["against_batches"]):
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    # INT8 scales its activations by the batch, so one text's vector depends a little on the others.
+    assert 0 <= found["max_abs_error"] < 0.2
+
+
+def test_the_gpu_bench_says_what_to_start_where_no_model_answers(address: str):
+    with pytest.raises(SystemExit, match=r"no model nobody at .*start Triton on the repository"):
+        connect(address, "nobody")
