@@ -9,6 +9,7 @@ import pytest
 from models.manifest import digest_files, read_manifest, verify_files
 from models.signature import trusted_key_path, verify_signature
 from models.triton.text_encoder.encoder import TextEncoder
+from optimize.engine import Profile
 from optimize.errors import PackageError
 from optimize.package import (
     CODE,
@@ -197,11 +198,15 @@ def test_a_classifier_carries_the_names_of_its_classes(
 
 
 def test_a_fused_graph_is_not_packaged_for_tensorrt(
-    tiny_recipe: Recipe, parts: Parts, proof: Proof, tmp_path: Path
+    tiny_recipe: Recipe,
+    parts: Parts,
+    proof: Proof,
+    served_shapes: list[Profile],
+    tmp_path: Path,
 ):
     fuse(parts.graph, tmp_path)
     recipe = on_gpu(tiny_recipe, core="onnxruntime_tensorrt")
-    fused = replace(parts, graph=tmp_path / "model.onnx")
+    fused = replace(parts, graph=tmp_path / "model.onnx", profiles=served_shapes)
     with pytest.raises(PackageError, match=r"TensorRT cannot take .*Attention.*without -fused"):
         assemble(recipe, fused, proof, tmp_path / "repository")
 
