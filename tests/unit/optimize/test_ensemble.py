@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,18 @@ def test_a_repository_with_a_tensorrt_core_lints_clean(
     assert other.fix == "build an engine for it"
     core = read_config(repository / "search-encoder-core/config.pbtxt")
     assert (core.platform, list(core.instance_group[0].profile)) == ("tensorrt_plan", ["0", "1"])
+
+
+def test_a_profile_that_ends_before_the_longest_text_is_found_by_lint(
+    gpu_recipe: Recipe, with_engine: Parts, proof: Proof, tmp_path: Path
+):
+    assemble(with_core(gpu_recipe, "tensorrt"), with_engine, proof, tmp_path)
+    path = tmp_path / "search-encoder-core/1/model.json"
+    described = json.loads(path.read_text())
+    described["engine"]["profiles"][1]["max"] = [64, 48]
+    path.write_text(json.dumps(described))
+    (found,) = (f for f in lint(tmp_path) if f.where == "search-encoder-core/1/model.plan")
+    assert "takes 64 texts of 64 tokens, its profiles end at 64 x 32, 64 x 48" in found.problem
 
 
 def test_the_core_is_warmed_up_in_every_length_with_every_batch_that_is_preferred(
