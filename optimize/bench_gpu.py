@@ -54,17 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "device": describe_device(options.device),
         "versions": versions(),
         "floors": reached,
-        "cases": [],
-        "triton": [],
     }
-    print(f"{report['device']}  {report['versions']}  floors {reached}")
-    for batch in options.batch_sizes:
-        for length in options.lengths:
-            feed = random_feed(rng, batch, length)
-            report["cases"].append(measure_case(candidates, feed, reached, options))
-            print_case(report["cases"][-1])
-    for name, model in options.triton_model:
-        report["triton"] += through_triton(candidates[name].run, name, model, rng, options)
+    print("  ".join(f"{key} {value}" for key, value in report.items()))
+    report["cases"] = measure_cases(candidates, reached, rng, options)
+    report["triton"] = [
+        case
+        for name, model in options.triton_model
+        for case in through_triton(candidates[name].run, name, model, rng, options)
+    ]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
     return 0
@@ -92,15 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    named: dict[str, Any] = {"type": pair, "action": "append", "default": []}
     add("--source", type=Path, required=True, help="Hugging Face directory of the encoder")
-    add(
-        "--graph",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="an ONNX graph of it",
-    )
+    add("--graph", **named, metavar="NAME=PATH", help="an ONNX graph of it")
     add("--output", type=Path, default=Path("build/bench/gpu.json"))
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--batch-sizes", type=int, nargs="+", default=list(BATCH_SIZES))
@@ -111,9 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--triton", metavar="HOST:PORT", help="gRPC address of a Triton that runs already")
     add(
         "--triton-model",
-        type=pair,
-        action="append",
-        default=[],
+        **named,
         metavar="NAME=MODEL",
         help="its model that serves the --graph NAME, as the core of a GPU ensemble does",
     )
@@ -136,6 +125,22 @@ def random_feed(rng: np.random.Generator, batch: int, length: int) -> Feed:
         "attention_mask": np.ones(shape, dtype=np.int64),
         "token_type_ids": np.zeros(shape, dtype=np.int64),
     }
+
+
+def measure_cases(
+    candidates: Mapping[str, Candidate],
+    reached: dict[str, float],
+    rng: np.random.Generator,
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Every batch size in every length, shown as soon as it is measured."""
+    found = []
+    for batch in options.batch_sizes:
+        for length in options.lengths:
+            feed = random_feed(rng, batch, length)
+            found.append(measure_case(candidates, feed, reached, options))
+            print_case(found[-1])
+    return found
 
 
 def measure_case(

@@ -54,32 +54,34 @@ def compare(
     """
     rows, tokens = feed["input_ids"].shape
     ones, batches = cut(feed, 1), cut(feed, callers)
-    answered = np.concatenate(in_turn(ask, ones, callers)[0])
+    error = largest_difference(in_turn(ask, ones, callers)[0], in_turn(direct, ones, 1)[0])
     in_turn(direct, batches[:1], 1)
-    error = float(np.abs(answered - np.concatenate(in_turn(direct, ones, 1)[0])).max())
-    before = counts(client, model)
-    latencies_s: list[float] = []
+    before, latencies_s = counts(client, model), []
     seconds: dict[str, list[float]] = {"triton": [], "one": [], "batched": []}
     for _ in range(rounds):
-        _, taken_s, latencies = in_turn(ask, ones, callers)
-        latencies_s += latencies
+        _, taken_s, each_s = in_turn(ask, ones, callers)
+        latencies_s += each_s
         seconds["triton"].append(taken_s)
         seconds["one"].append(in_turn(direct, ones, 1)[1])
         seconds["batched"].append(in_turn(direct, batches, 1)[1])
-    inferences, executions = (
-        after - first for after, first in zip(counts(client, model), before, strict=True)
-    )
+    texts, runs = np.subtract(counts(client, model), before).tolist()
+    p50_s, p99_s = np.percentile(latencies_s, (50, 99)).tolist()
     return {
         "callers": callers,
         "tokens": tokens,
         "texts_per_s": {name: rows / statistics.median(taken) for name, taken in seconds.items()},
-        "p50_ms": float(np.percentile(latencies_s, 50)) * 1e3,
-        "p99_ms": float(np.percentile(latencies_s, 99)) * 1e3,
+        "p50_ms": p50_s * 1e3,
+        "p99_ms": p99_s * 1e3,
         "against_one_by_one": spread(seconds["one"], seconds["triton"]),
         "against_batches": spread(seconds["batched"], seconds["triton"]),
-        "texts_per_execution": inferences / executions,
+        "texts_per_execution": texts / runs,
         "max_abs_error": error,
     }
+
+
+def largest_difference(vectors: Sequence[Vectors], expected: Sequence[Vectors]) -> float:
+    """Between two lists of answers, absolute."""
+    return float(np.abs(np.concatenate(vectors) - np.concatenate(expected)).max())
 
 
 def cut(feed: Feed, size: int) -> list[Feed]:

@@ -152,11 +152,7 @@ def build_engine(
     cache = destination.parent / f"timing-{trt.__version__}.cache"
     plan = serialize(builder, network, config, cache if section.builder == "tensorrt" else None)
     if plan is None:
-        raise EngineError(
-            f"{section.builder} {trt.__version__} could not build {graph.name} for {capability}",
-            "its messages above say why: with OutOfMemory raise tensorrt.workspace_mib or lower "
-            "serving.max_batch_size, else try the fp32 variant",
-        )
+        raise build_failure(f"{section.builder} {trt.__version__}", graph, capability)
     facts = graph_facts(graph)
     engine = Engine(
         path=f"sm_{capability}.plan",
@@ -167,6 +163,15 @@ def build_engine(
         profiles=list(profiles),
     )
     write_engine(destination, plan, engine, facts.sha256, tensors_of(network))
+
+
+def build_failure(builder: str, graph: Path, capability: str) -> EngineError:
+    """What to do when the library gives no engine; its own messages stand on standard error."""
+    return EngineError(
+        f"{builder} could not build {graph.name} for {capability}",
+        "its messages above say why: with OutOfMemory raise tensorrt.workspace_mib or lower "
+        "serving.max_batch_size, else try the fp32 variant",
+    )
 
 
 def serialize(builder: Any, network: Any, config: Any, timing_cache: Path | None) -> bytes | None:
