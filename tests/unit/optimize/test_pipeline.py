@@ -17,6 +17,7 @@ import yaml
 
 from models.manifest import read_manifest, verify_files
 from optimize.recipe import Recipe
+from optimize.sections import Calibration, Quantize
 from optimize.triton_config import read_config
 from optimize.tune.apply import Tuned, keep_tuned, tuning_key
 from optimize.tune.space import parameters_of
@@ -187,6 +188,21 @@ def test_a_gate_that_nothing_passes_leaves_the_repository_and_says_why(
     assert snapshot(undisturbed.repository) == before
     page = (undisturbed.directory / "reports/report.html").read_text()
     assert "No variant passed the gate" in page
+
+
+def test_a_variant_that_cannot_be_made_is_refused_and_the_others_are_packaged(
+    undisturbed: Command, small_recipe: Recipe, tmp_path: Path
+):
+    section = Quantize(calibration=Calibration(min_texts=100_000))
+    changes = {"variants": ("int8", "qdq"), "quantize": section}
+    recipe = write_recipe(small_recipe.model_copy(update=changes), tmp_path / "recipe.yaml")
+    repository = ("--repository", str(tmp_path / "repository"))
+    done = replace(undisturbed, recipe=recipe, more=repository).run()
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"qdq: it cannot be made: \d+ calibration texts: qdq variants", done.stdout)
+    manifest = read_manifest(tmp_path / "repository")
+    assert manifest.variant == "int8"
+    assert manifest.gate[1].startswith("qdq rejected: it cannot be made: 128 calibration texts")
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_digest(
