@@ -53,6 +53,10 @@ class PlacementError(ServingError):
     """It is not said, or not possible, where shards run."""
 
 
+class ClusterError(ServingError):
+    """A Ray cluster is not there, or does not give what is asked of it."""
+
+
 class ShardUnavailableError(ServingError):
     """A replica of a shard does not answer."""
 

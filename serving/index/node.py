@@ -2,6 +2,7 @@
 
 <directory>/models/     the Triton repository, one model per replica
 <directory>/state/      logs and compacted segments, by generation and shard
+                        compacting.lock, held by the one shard that compacts
 """
 
 import shutil
@@ -31,6 +32,8 @@ class NodeOrder(Record):
     """The shards it holds a replica of."""
     directory: Path
     """What belongs to the node alone."""
+    state: Path | None = None
+    """Where logs and compacted segments lie; below `directory` if None."""
     memory_bytes: int
     """Memory of the node."""
     host: str = "127.0.0.1"
@@ -39,6 +42,8 @@ class NodeOrder(Record):
     """A free one if None."""
     threads: int = 1
     """Threads of one search of one shard."""
+    ready_timeout_s: float = 600.0
+    """How long it may take to verify and read everything."""
 
 
 @contextmanager
@@ -57,6 +62,7 @@ def run_node(order: NodeOrder) -> Iterator[RunningTriton]:
             host=order.host,
             grpc_port=order.grpc_port,
             log_path=order.directory / "triton.log",
+            ready_timeout_s=order.ready_timeout_s,
             unverified=True,  # the models are configuration that was just written; each verifies its files
             explicit=True,
         ) as triton
@@ -76,11 +82,12 @@ def mounts_of(order: NodeOrder) -> list[Mount]:
     needs = needs_of(order.generation, generation, order.shards)
     check_node_fits(needs, order.memory_bytes, order.directory.name)
     spare = order.memory_bytes - SERVER_BYTES - sum(need.total_bytes for need in needs)
+    states = order.state or order.directory / "state"
     return [
         Mount(
             generation=order.generation.resolve(),
             shard=shard,
-            state=(order.directory / "state" / generation.name / f"shard-{shard:04d}").resolve(),
+            state=shard_directory(states / generation.name, shard).resolve(),
             budget_bytes=need.total_bytes + spare // len(needs),
             threads=order.threads,
         )

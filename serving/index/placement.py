@@ -6,6 +6,7 @@ Whoever places shards (a person, Kubernetes, Ray) replaces the file as a whole; 
 two answers. So a generation is switched, and a shard moved, without an answer that mixes two of them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -29,9 +30,21 @@ class Placement(Record):
     space: str = ""
     replicas: tuple[tuple[str, ...], ...] = Field(min_length=1)
     """By shard; a shard without any is missing from every answer, which says so."""
+    closed: tuple[int, ...] = ()
+    """Shards that take no writes for now: a replica of them is away and would miss them."""
+
+    def why_no_writes(self, shards: Sequence[int]) -> str | None:
+        """Why these shards cannot be written to now; None when they can."""
+        nowhere = [shard for shard in shards if not self.replicas[shard]]
+        if nowhere:
+            return f"shards {nowhere} run nowhere now"
+        closed = [shard for shard in shards if shard in self.closed]
+        return f"a replica of the shards {closed} is away and would miss it" if closed else None
 
 
-def place(generation: Generation, replicas: list[list[str]]) -> Placement:
+def place(
+    generation: Generation, replicas: list[list[str]], closed: tuple[int, ...] = ()
+) -> Placement:
     """The placement of a generation. Raises PlacementError unless every shard is given a list."""
     if len(replicas) != generation.shards:
         raise PlacementError(
@@ -44,6 +57,7 @@ def place(generation: Generation, replicas: list[list[str]]) -> Placement:
         metric=generation.metric,
         space=generation.space,
         replicas=tuple(map(tuple, replicas)),
+        closed=closed,
     )
 
 

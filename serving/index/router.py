@@ -203,9 +203,9 @@ class Router:
         topology = self.topology
         where = shard_of(ids, len(topology.shards))
         shards = [topology.shards[shard] for shard in sorted(set(where.tolist()))]
-        nowhere = [shard.number for shard in shards if not shard.replicas]
-        if nowhere:
-            raise ShardUnavailableError(f"shards {nowhere} run nowhere now: nothing was written")
+        why_not = topology.placement.why_no_writes([shard.number for shard in shards])
+        if why_not:
+            raise ShardUnavailableError(f"{why_not}: nothing was written")
         calls = [
             write(replica.client, where == shard.number)
             for shard in shards
