@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.triton.text_encoder.vectors import compress
-from optimize.vectors import CANDIDATES, expand, rescore, search, vector_figures
+from optimize.vectors import CANDIDATES, as_sent, expand, rescore, search, vector_figures
 
 QUESTIONS, DOCUMENTS, DIM = 200, 400, 64
 KINDS = ("fp32", "fp16", "int8", "binary")
@@ -49,6 +49,19 @@ def test_stored_numbers_come_back_within_half_a_step(kind, documents):
     steps = {"fp32": 0, "fp16": 2**-11, "int8": 1 / 127}
     error = np.abs(expand(compress(documents, kind), kind) - documents).max()
     assert error <= steps[kind] / 2 + 1e-7
+
+
+@pytest.mark.parametrize("dim", [64, 60])
+def test_signs_come_back_as_one_and_minus_one_whatever_fills_the_last_byte(dim, documents):
+    cut = documents[:, :dim]
+    assert as_sent(cut, "binary").tolist() == np.where(cut > 0, 1, -1).tolist()
+
+
+def test_signs_are_ordered_by_inner_product_as_by_hamming_distance(documents, questions):
+    found = search(questions, compress(documents, "binary"), "binary", 10)
+    products = as_sent(questions, "binary") @ as_sent(documents, "binary").T
+    best = np.sort(products, axis=1)[:, ::-1][:, :10]
+    np.testing.assert_array_equal(np.take_along_axis(products, found, axis=1), best)
 
 
 def test_the_largest_components_of_a_unit_vector_fit_into_int8():
