@@ -112,6 +112,16 @@ def test_too_few_texts_to_train_on_are_refused(tiny_model: Path, data: Labelled,
         write_fine_tuned(tiny_model, few, SECTION, tmp_path / "checkpoint", tmp_path)
 
 
+def test_a_fine_tuning_out_of_time_ends_and_is_still_a_classifier(
+    tiny_model: Path, data: Labelled, tmp_path: Path
+):
+    hurried = SECTION.model_copy(update={"max_minutes": 1e-9})
+    write_fine_tuned(tiny_model, data, hurried, tmp_path / "checkpoint", tmp_path)
+    log = json.loads((tmp_path / "training.json").read_text())
+    assert [point["step"] for point in log["history"]] == [1]
+    assert open_classifier(tmp_path, 64).encode(["a b"]).shape == (1, 2)
+
+
 def test_no_row_is_both_learned_and_validated_on(data: Labelled):
     split = split_rows(data, 0.1, seed=3)
     rows = np.concatenate([split.learned, split.held_out])

@@ -7,10 +7,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from models.manifest import LengthSpeed, Speed
+from models.triton.text_encoder.tokens import open_tokenizer
 from optimize.recipe import SpeedRun
 from optimize.speed import (
     CALLS_PER_ROUND,
     items_of_length,
+    measure_lengths,
     measure_speed,
     summarize,
     time_rounds,
@@ -105,6 +107,14 @@ def test_the_step_stores_what_it_measured(
     assert [Speed.model_validate(s).batch_size for s in stored["int8"]] == [1]
     lengths = json.loads((tmp_path / "lengths.json").read_text())
     assert [LengthSpeed.model_validate(s).tokens for s in lengths["int8"]] == [16, 32]
+
+
+def test_lengths_that_would_be_truncated_are_left_out(
+    encoders: dict[str, Recorder], tiny_model: Path
+):
+    tokenizer = open_tokenizer(tiny_model / "tokenizer.json", 64)
+    lengths = measure_lengths(encoders, "pytorch", TEXTS, tokenizer, SpeedRun())
+    assert [timed["tokens"] for timed in lengths["int8"]] == [16, 64]
 
 
 @pytest.mark.parametrize("tokens", [16, 40])

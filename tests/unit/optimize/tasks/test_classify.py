@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from optimize.data.labelled import Labelled
-from optimize.tasks.classify import expected_calibration_error, macro_f1, measure
+from optimize.errors import SourceError
+from optimize.tasks.classify import (
+    class_figures,
+    expected_calibration_error,
+    macro_f1,
+    measure,
+    predict,
+)
+
+
+def certain(guesses: list[int], classes: int) -> np.ndarray:
+    """Probabilities of a model that guesses these classes."""
+    return np.eye(classes, dtype=np.float32)[guesses]
 
 
 def labelled(labels: list[int], classes: int) -> Labelled:
@@ -52,3 +64,28 @@ def test_every_metric_is_of_the_rows_asked_for():
     assert measure(data, probabilities, np.array([0, 1]))["accuracy"] == 1.0
     assert measure(data, probabilities, np.array([0, 1, 2]))["accuracy"] == pytest.approx(2 / 3)
     assert measure(data, probabilities, np.array([0]))["ece"] == pytest.approx(0.1, abs=1e-6)
+
+
+def test_the_figures_of_each_class_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels, guesses = rng.integers(0, 4, 300), rng.integers(0, 4, 300)
+    found = class_figures(labelled(labels.tolist(), 4), certain(guesses.tolist(), 4))
+    expected = precision_recall_fscore_support(labels, guesses)
+    assert [figures.label for figures in found] == [f"class {n}" for n in range(4)]
+    for name, values in zip(("precision", "recall", "f1", "texts"), expected, strict=True):
+        assert [getattr(figures, name) for figures in found] == pytest.approx(values.tolist())
+
+
+def test_a_class_with_few_texts_or_none_is_there_and_marked():
+    labels = [0] * 30 + [1] * 29
+    common, few, none = class_figures(labelled(labels, 3), certain([0] * 59, 3))
+    assert (common.texts, common.enough) == (30, True)
+    assert (few.texts, few.enough) == (29, False)
+    assert (few.precision, few.recall, few.f1) == (None, 0, 0)  # it was never guessed
+    assert (none.texts, none.enough) == (0, False)
+    assert (none.precision, none.recall, none.f1) == (None, None, None)
+
+
+def test_a_model_of_other_classes_is_refused_with_those_of_the_data():
+    with pytest.raises(SourceError, match=r"knows 3 classes, the data 2 \(class 0, class 1\)"):
+        predict(lambda _: certain([0, 1], 3), labelled([0, 1], 2))
