@@ -74,7 +74,8 @@ class Layout(Record):
             case "ivf-sq8":
                 return f"IVF{self.lists},SQ8"
             case "ivf-pq":
-                return f"IVF{self.lists},PQ{self.code_bytes}x8"
+                # np: without polysemous training, which is slow and which nothing here makes use of
+                return f"IVF{self.lists},PQ{self.code_bytes}x8np"
             case "ivf-rabitq":
                 return f"IVF{self.lists},RaBitQ"
 

@@ -27,9 +27,9 @@ def shards_of(words: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in words.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
-        if match is None:
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
             raise SettingsError(f"{words!r} names no shards: write them as 0,1 or 0-3")
-        first, last = int(match[1]), int(match[2] or match[1])
         found += range(first, last + 1)
     return tuple(dict.fromkeys(found))
 

@@ -20,9 +20,10 @@ from serving.errors import CorruptIndexError
 from serving.index.delta import Delta, apply
 from serving.index.faiss_index import Bitmap, selected
 from serving.index.generation import (
-    GENERATION_NAME,
+    SEGMENT_NAME,
     Generation,
     read_generation,
+    read_segment_record,
     shard_directory,
 )
 from serving.index.log import Change, Log, Operation, read_log
@@ -67,13 +68,14 @@ class Shard:
         self._lock = lock(state_directory)
         self._changing = threading.RLock()
         try:
-            self._open(sha256_file(generation_directory / GENERATION_NAME))
+            self._open()
         except BaseException:
             self._lock.close()
             raise
 
-    def _open(self, generation: str) -> None:
-        self.state = open_state(self.directory, generation)
+    def _open(self) -> None:
+        read_segment_record(self.base)  # or it is refused by name
+        self.state = open_state(self.directory, sha256_file(self.base / SEGMENT_NAME))
         self.segment = self._open_segment(self.state)
         self.sequence = self.state.first_sequence
         self._live = np.ones(len(self.segment), dtype=np.uint8)
@@ -192,7 +194,7 @@ class Shard:
             segment=segment_directory.name,
             first_log=self._number,
             first_sequence=self._frozen_sequence,
-            generation=self.state.generation,
+            base=self.state.base,
         )
         segment = self._open_segment(state)
         live = np.ones(len(segment), dtype=np.uint8)

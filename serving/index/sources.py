@@ -120,13 +120,23 @@ class ParquetSource:
             if start >= file.metadata.num_rows:
                 start -= file.metadata.num_rows
                 continue
-            columns = [self.id_column, self.vector_column]
-            for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
+            for batch in self._batches(path, file):
                 if start >= len(batch):
                     start -= len(batch)
                     continue
                 yield self._read(path, batch.slice(start))
                 start = 0
+
+    def _batches(self, path: Path, file: Any) -> Iterator[Any]:
+        """Batches of rows. Raises IndexBuildError where the file is damaged or a whole vector is missing."""
+        import pyarrow
+
+        try:
+            yield from file.iter_batches(CHUNK_ROWS, columns=[self.id_column, self.vector_column])
+        except (OSError, pyarrow.ArrowException) as error:
+            raise IndexBuildError(
+                f"{path} cannot be read: {error}; remove rows without a vector, or write it again"
+            ) from error
 
     def _open(self, path: Path) -> Any:
         import pyarrow

@@ -36,12 +36,12 @@ class State(Record):
     """Logs before this one are in the segment already."""
     first_sequence: int = 0
     """Changes that are in the segment already."""
-    generation: str = ""
-    """sha256 of the generation.json that it belongs to."""
+    base: str = ""
+    """sha256 of the generation's segment.json, which stands for all of its rows."""
 
 
-def open_state(directory: Path, generation: str) -> State:
-    """The state of a replica of a generation, begun where nothing was written yet.
+def open_state(directory: Path, base: str) -> State:
+    """The state of a replica of the segment `base`, begun where nothing was written yet.
 
     Raises CorruptIndexError when it is missing though there are logs, or of another build.
     """
@@ -50,9 +50,9 @@ def open_state(directory: Path, generation: str) -> State:
             raise CorruptIndexError(
                 f"{directory / STATE_NAME} is missing though there are logs or segments beside it: {ADVICE}"
             )
-        write_state(directory, State(generation=generation))
+        write_state(directory, State(base=base))
     state = read_state(directory)
-    if state.generation != generation:
+    if state.base != base:
         raise CorruptIndexError(
             f"{directory} holds what was written to another build of this generation: remove it to serve "
             "this build without that"
