@@ -1,9 +1,10 @@
 """`python -m optimize`: run a recipe, start one for your model, check, sign and verify repositories."""
 
 import argparse
-import errno
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from models.manifest import ManifestError
 from models.prices import PricesError
 from models.signature import discard_bytecode, trusted_key_path, verify_signature
 from optimize.errors import LintError, OptimizeError
+from optimize.full_disk import is_full_disk
 from optimize.recipe import read_recipe
 from optimize.steps import Workspace
 
@@ -20,14 +22,19 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 refused with a reason, 130 stopped by Ctrl-C."""
+    """Run a command line; its exit status."""
     options = build_parser().parse_args(arguments)
+    return attempt(partial(options.command, options))
+
+
+def attempt(command: Callable[[], None]) -> int:
+    """Exit status: 0 done, 1 refused with a reason, 130 stopped by Ctrl-C."""
     try:
-        options.command(options)
+        command()
     except (OptimizeError, ManifestError, PricesError) as error:
         return refuse(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         return refuse("the disk is full: free some space and run again, finished steps are kept")
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ import psutil
 
 from models.files import sha256_file
 from optimize.code_digest import code_digest
+from optimize.full_disk import full_disk_named
 
 RECORD_NAME = "step.json"
 
@@ -66,7 +67,8 @@ class Workspace:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()  # inside: Ctrl-C may come while it is made
-            make(temporary)
+            with full_disk_named(temporary):
+                make(temporary)
             record = {**record, "files": file_digests(temporary)}
             (temporary / RECORD_NAME).write_text(json.dumps(record, indent=2) + "\n")
             sync_tree(temporary)
