@@ -56,26 +56,34 @@ def compact(
     generation = read_generation(generation_directory)
     verify_trained(generation_directory, generation)
     verify_segment(segment, read_segment_record(segment))  # or damage is copied and sealed anew
+    temporary = destination.with_name(f".{destination.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    ids, versions = merge_rows(temporary, generation, segment, logs)
+    finish_segment(temporary, generation_directory / TRAINED_NAME, ids, versions)
+    temporary.rename(destination)
+    sync_directory(destination.parent)
+
+
+def merge_rows(
+    directory: Path, generation: Generation, segment: Path, logs: Sequence[Path]
+) -> tuple[Ids, Ids]:
+    """Write the rows that now hold, ascending by id; their ids [n] and the versions [2, m] that are known.
+
+    What it needs for that is given back before the index takes its memory.
+    """
     delta = Delta(generation.dim, generation.metric)
     for log in logs:
         for change in read_log(log):
             apply(change, [delta])
     old_ids = read_ids(segment)
-    old_rows = read_rows(segment)
     touched = np.array(sorted(delta.touched.items()), dtype=np.int64).reshape(-1, 2).T
     kept = np.flatnonzero(~np.isin(old_ids, touched[0]))
     ids = np.concatenate([old_ids[kept], delta.ids])
     order = np.argsort(ids, kind="stable")
-
-    temporary = destination.with_name(f".{destination.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    chunks = merged(old_rows, kept, delta.vectors, order)
-    write_rows(temporary / ROWS_NAME, chunks, len(ids), generation.dim)
-    versions = newest_versions(read_versions(segment), touched)
-    finish_segment(temporary, generation_directory / TRAINED_NAME, ids[order], versions)
-    temporary.rename(destination)
-    sync_directory(destination.parent)
+    chunks = merged(read_rows(segment), kept, delta.vectors, order)
+    write_rows(directory / ROWS_NAME, chunks, len(ids), generation.dim)
+    return ids[order], newest_versions(read_versions(segment), touched)
 
 
 def verify_trained(directory: Path, generation: Generation) -> None:

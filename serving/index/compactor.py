@@ -1,12 +1,16 @@
 """Runs compactions of one shard in the background and has it adopt what they made."""
 
+import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from serving.errors import ServingError
 from serving.index.shard import Shard
@@ -17,14 +21,20 @@ log = logging.getLogger(__name__)
 MIN_CHANGES = 10_000
 MAX_SHARE = 0.05  # of the shard's rows
 RETRY_S = 60.0  # after one that failed
+TURN_POLL_S = 0.2
 
 
 class Compactor:
-    """At most one compaction at a time; `last_error` says why the last one failed."""
+    """At most one compaction at a time, also of all shards that share `turn`; `last_error` says why the last
+    one failed.
+    """
 
-    def __init__(self, shard: Shard, *, automatic: bool = True) -> None:
+    def __init__(self, shard: Shard, *, automatic: bool = True, turn: Path | None = None) -> None:
+        """`turn` is a file that the shards of a node lock in turn: so memory for one compaction is enough."""
         self._shard = shard
         self._automatic = automatic
+        self._turn_path = turn
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before_s = 0.0
@@ -62,18 +72,32 @@ class Compactor:
 
     def stop(self) -> None:
         """End the one under way; what it made so far is removed when the shard is opened again."""
+        self._stopping.set()
         if self._process is not None:
             self._process.kill()
         self.wait()
 
     def _run(self, logs: list[Path], destination: Path) -> None:
         try:
-            self._make(logs, destination)
-            self._shard.adopt(destination)
+            with self._turn():
+                self._make(logs, destination)
+                self._shard.adopt(destination)
             self.last_error = ""
         except (ServingError, OSError, subprocess.SubprocessError) as error:
             self._failed(error)
             self._shard.abandon_compaction()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other shard of the node compacts. Raises SubprocessError when this one is stopped."""
+        if self._turn_path is None:
+            yield
+            return
+        with self._turn_path.open("wb") as held:
+            while not taken(held):
+                if self._stopping.wait(TURN_POLL_S):
+                    raise subprocess.SubprocessError("the shard was stopped before its turn came")
+            yield
 
     def _failed(self, error: Exception) -> None:
         self.last_error = str(error)
@@ -94,3 +118,12 @@ class Compactor:
             raise subprocess.SubprocessError(
                 f"the process ended with status {self._process.returncode}: {' '.join(last)}"
             )
+
+
+def taken(file: BinaryIO) -> bool:
+    """Whether the lock of a file could be taken; it is held until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """The adapter to FAISS: the one module of the index that calls it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ METRICS: dict[Metric, int] = {
     "inner_product": faiss.METRIC_INNER_PRODUCT,
     "l2": faiss.METRIC_L2,
 }
+PART_ROWS = 16_384  # given to FAISS at a time
 TRAINING_VECTORS_PER_LIST = 64  # k-means wants 39 at least and does not use more than 256
 
 Bitmap = NDArray[np.uint8]
@@ -58,6 +60,32 @@ def train(index: Any, sample: Vectors) -> None:
 def add(index: Any, vectors: Vectors) -> None:
     """Append vectors [n, dim]; their positions follow those that are there."""
     index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+def fill(index: Any, rows: Vectors) -> None:
+    """Put all rows [n, dim] into an empty, trained index that takes no more memory than it needs.
+
+    FAISS appends row by row, for which a list that grows may take twice its size. Here it is known first
+    how long each will be; the codes are those that `add` makes.
+    """
+    if not hasattr(index, "invlists"):
+        add(index, rows)  # one append: exactly as large as it must be
+        return
+    lists = [index.quantizer.search(part, 1)[1].ravel() for part in parts_of(rows)]
+    lengths = np.zeros(index.nlist, dtype=np.int64)
+    for numbers in lists:
+        lengths += np.bincount(numbers, minlength=index.nlist)
+    for number, length in enumerate(lengths.tolist()):
+        index.invlists.resize(number, length)
+        index.invlists.resize(number, 0)  # which keeps the room
+    for part, numbers in zip(parts_of(rows), lists, strict=True):
+        index.add_core(len(part), faiss.swig_ptr(part), None, faiss.swig_ptr(numbers))
+
+
+def parts_of(rows: Vectors) -> Iterator[Vectors]:
+    """Consecutive parts of rows [n, dim], as FAISS takes them."""
+    for start in range(0, len(rows), PART_ROWS):
+        yield np.ascontiguousarray(rows[start : start + PART_ROWS], dtype=np.float32)
 
 
 def save(index: Any, path: Path) -> None:

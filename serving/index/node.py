@@ -2,7 +2,7 @@
 
 <directory>/models/     the Triton repository, one model per replica
 <directory>/state/      logs and compacted segments, by generation and shard
-                        compacting.lock, held by the one shard that compacts
+<directory>/compacting  held by the one shard that compacts
 """
 
 import shutil
@@ -90,6 +90,7 @@ def mounts_of(order: NodeOrder) -> list[Mount]:
             state=shard_directory(states / generation.name, shard).resolve(),
             budget_bytes=need.total_bytes + spare // len(needs),
             threads=order.threads,
+            turn=(order.directory / "compacting").resolve(),
         )
         for shard, need in zip(order.shards, needs, strict=True)
     ]

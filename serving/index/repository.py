@@ -49,6 +49,8 @@ class Mount(Record):
     """Memory that its process may take."""
     threads: int = 1
     """Threads of one search."""
+    turn: Path | None = None
+    """A file that the shards of a node lock to compact one after the other; None: each whenever it likes."""
 
 
 def model_name(index: str, generation: str, shard: int) -> str:
@@ -100,6 +102,6 @@ def shard_config(name: str, dim: int, mount: Mount) -> pb.ModelConfig:
         config.output.add(name=tensor, data_type=kind, dims=[size])
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
     config.dynamic_batching.max_queue_delay_microseconds = 0
-    for key, value in mount.model_dump(mode="json").items():
+    for key, value in mount.model_dump(mode="json", exclude_none=True).items():
         config.parameters[key].string_value = str(value)
     return config

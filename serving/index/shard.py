@@ -27,6 +27,7 @@ from serving.index.generation import (
     shard_directory,
 )
 from serving.index.log import Change, Log, Operation, read_log
+from serving.index.memory import give_back
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors, best_first, exact_scores
 from serving.index.recall import View
@@ -208,6 +209,7 @@ class Shard:
             self.state, self.segment, self._deltas = state, segment, [newer]
             self._live, self._members = live, None
         del replaced  # freeing it takes a while: not while searches wait
+        give_back()
         remove_leftovers(self.directory, state)
 
     def _open_segment(self, state: State) -> Segment:

@@ -50,7 +50,8 @@ class TritonPythonModel:
         check_fits(generation, shard, int(said["budget_bytes"]))
         faiss_index.set_threads(int(said["threads"]))
         self.shard = Shard(generation, shard, Path(said["state"]))
-        self.compactor = Compactor(self.shard)
+        turn = Path(said["turn"]) if "turn" in said else None
+        self.compactor = Compactor(self.shard, turn=turn)
         self.sampler = RecallSampler()
         self.frozen_until_s = 0.0
 

@@ -41,21 +41,14 @@ def write_rows(path: Path, chunks: Iterable[Vectors], rows: int, dim: int) -> No
             stream.write(np.ascontiguousarray(chunk, dtype="<f4").data)
 
 
-def chunks_of(rows: Vectors) -> Iterable[Vectors]:
-    """Consecutive parts of rows [n, dim]."""
-    return (rows[start : start + CHUNK_ROWS] for start in range(0, len(rows), CHUNK_ROWS))
-
-
 def finish_segment(directory: Path, trained: Path, ids: Ids, versions: Ids | None = None) -> None:
     """Index the rows that `directory` holds already, describe and flush everything.
 
     `trained` is the generation's trained, empty index. `versions` [2, m] is what is known of them.
     """
     np.save(directory / IDS_NAME, ids, allow_pickle=False)
-    rows = read_rows(directory)
     index = faiss_index.load(trained)
-    for chunk in chunks_of(rows):
-        faiss_index.add(index, chunk)
+    faiss_index.fill(index, read_rows(directory))
     faiss_index.save(index, directory / INDEX_NAME)
     names = [IDS_NAME, ROWS_NAME, INDEX_NAME]
     if versions is not None:
