@@ -60,7 +60,7 @@ def prove(
         profile=ReferenceProfile.model_validate(reference.read_json("profile.json")),
         engines=engines_in_repository(candidates, workspace, chosen),
         opset=graph_facts(graph).opset,
-        data_provenance=[candidates.data.provenance],
+        data_provenance=[data_set.words for data_set in candidates.data_sets],
         recipe_sha256=recipe_digest(candidates.recipe),
         hardware=hardware_facts(),
         tool_versions=tool_versions(),

@@ -57,6 +57,12 @@ class DataSet:
     cut: str | None = None
     files: Mapping[str, str] | None = None
 
+    @property
+    def words(self) -> str:
+        """What it was used for, where it is from and its licence, in a line."""
+        inside = " ".join(part for part in (self.package, self.path) if part)
+        return f"{self.name}: {'; '.join(filter(None, (self.origin, inside, self.licence)))}"
+
 
 @dataclass(frozen=True)
 class Package:

@@ -2,12 +2,14 @@
 
 import csv
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from optimize.build import Built, build
 from optimize.data import data_folder
 from optimize.errors import VariantError
+from optimize.pipeline import data_sets
 from optimize.recipe import Recipe
 from optimize.sections import (
     Calibration,
@@ -88,6 +90,18 @@ def test_without_any_variant_that_can_be_made_each_reason_is_told(build_with: Bu
     first, *reasons = str(refused.value).splitlines()
     assert first == "none of the recipe's variants can be made:"
     assert [reason.strip().split(": ")[0] for reason in reasons] == ["qdq", "student-fp32"]
+
+
+def test_what_is_proved_of_the_data_names_what_students_were_trained_on(
+    recipe: Recipe, workspace: Workspace, tmp_path: Path
+):
+    (tmp_path / "more.csv").write_text("question,passage\nwhy?,because\nhow?,like this\n")
+    more = PairFiles(kind="pairs", pairs=tmp_path / "more.csv", licence="mine")
+    taught = recipe.model_copy(update={"distill": DISTILL.model_copy(update={"texts": more})})
+    folder = data_folder(recipe.evaluation.data, workspace)
+    evaluated, trained = (found.words for found in data_sets(taught, folder, workspace))
+    assert evaluated == "pairs, evaluated: your own data: pairs.csv; none"
+    assert trained == "pairs, trained on: your own data: more.csv; mine"
 
 
 def test_students_of_texts_that_are_cut_elsewhere_are_other_students(build_with: BuildWith):

@@ -139,6 +139,8 @@ def test_a_recipe_becomes_a_repository_that_is_what_its_manifest_says(undisturbe
     assert manifest.evidence.size_bytes < 0.3 * manifest.baseline.size_bytes
     assert manifest.evidence.quality["ndcg@10"].value > 0.9  # few passages make it easy
     assert manifest.gate[0].startswith("int8 accepted: ndcg@10 loss")
+    (provenance,) = manifest.data_provenance
+    assert provenance.startswith("folder, evaluated: ")
     report = json.loads((undisturbed.directory / "reports/report.json").read_text())
     assert (report["chosen"], report["digest"]) == ("int8", manifest.digest)
 

