@@ -6,20 +6,24 @@ from models.manifest import Record
 from serving.errors import DoesNotFitError
 from serving.index.generation import read_generation, read_segment_record, shard_directory
 from serving.index.layout import ID_BYTES, Layout
+from serving.index.metric import Metric
 
-# What a node takes before it holds a single row: tritonserver, and for each shard a process with Python,
-# NumPy and FAISS. Measured with `make bench-index`, which also says how far a prediction is off.
-SERVER_BYTES = 60 * 2**20
-PROCESS_BYTES = 75 * 2**20
+# Measured on a node of 1, 2 and 4 shards that held next to nothing and were searched, as what a memory limit
+# charges and the kernel cannot drop (memory.node_bytes); tests/triton/test_index_footprint.py repeats it.
+# SERVER_BYTES: 39 MiB of the process that starts the node, 19 of the keeper, 5 of tritonserver, and 71 of
+# the code of all of them, which is there once. PROCESS_BYTES: 38 of each shard's process, with Python, NumPy
+# and FAISS, and 2 of its shared memory and of what tritonserver keeps for it.
+SERVER_BYTES = 136 * 2**20
+PROCESS_BYTES = 40 * 2**20
 
 
 class Footprint(Record):
-    """Resident bytes of one shard's process, by what they are for."""
+    """Bytes that one shard's process holds, by what they are for."""
 
     process_bytes: int
     """Python, NumPy, FAISS."""
     index_bytes: int
-    """Codes, ids or links beside them, centroids."""
+    """Codes, ids or links beside them, centroids, tables."""
     ids_bytes: int
     """The ids in order, and which of them are live."""
 
@@ -29,14 +33,17 @@ class Footprint(Record):
         return self.process_bytes + self.index_bytes + self.ids_bytes
 
 
-def footprint(layout: Layout, dim: int, rows: int) -> Footprint:
-    """Of a shard with so many rows. Rows themselves and codes on disk are read through the page cache,
-    which the kernel takes back when memory is short, and do not count."""
+def footprint(layout: Layout, dim: int, rows: int, metric: Metric = "inner_product") -> Footprint:
+    """Of a shard with so many rows, as it was loaded and searched: without what is written to it later.
+
+    Rows themselves and codes on disk are read through the page cache, which the kernel takes back when memory
+    is short, and do not count.
+    """
     mapped = layout.on_disk and layout.is_ivf  # FAISS maps inverted lists and nothing else
     codes = 0.0 if mapped else layout.row_bytes(dim) * rows
     return Footprint(
         process_bytes=PROCESS_BYTES,
-        index_bytes=int(codes) + layout.fixed_bytes(dim),
+        index_bytes=int(codes) + layout.fixed_bytes(dim) + layout.table_bytes(metric),
         ids_bytes=(ID_BYTES + 1) * rows,
     )
 
@@ -45,7 +52,7 @@ def check_fits(generation_directory: Path, shard: int, budget_bytes: int) -> Non
     """Raise DoesNotFitError when a shard needs more than its budget, before anything of it is read."""
     generation = read_generation(generation_directory)
     rows = read_segment_record(shard_directory(generation_directory, shard)).rows
-    needed = footprint(generation.layout, generation.dim, rows).total_bytes
+    needed = footprint(generation.layout, generation.dim, rows, generation.metric).total_bytes
     if needed > budget_bytes:
         raise DoesNotFitError(
             f"shard {shard} of {generation.name} needs {mib(needed)} MiB and may take {mib(budget_bytes)}: "

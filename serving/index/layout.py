@@ -7,6 +7,7 @@ IndexIVF (8 bytes of id beside each code), HNSW (2 M links of 4 bytes on the low
 from typing import Literal
 
 from models.manifest import Record
+from serving.index.metric import Metric
 
 Kind = Literal["flat", "hnsw", "hnsw-sq8", "ivf-flat", "ivf-sq8", "ivf-pq", "ivf-rabitq"]
 
@@ -14,6 +15,7 @@ RABITQ_FACTORS_BYTES = 8  # two floats beside the bits of each code
 ID_BYTES = 8
 FLOAT_BYTES = 4
 LINK_BYTES = 4
+MAX_TABLE_BYTES = 2**31
 
 
 class Layout(Record):
@@ -107,3 +109,13 @@ class Layout(Record):
         centroids = self.lists * dim * FLOAT_BYTES if self.is_ivf else 0
         codebooks = 256 * dim * FLOAT_BYTES if self.kind == "ivf-pq" else 0
         return centroids + codebooks
+
+    def table_bytes(self, metric: Metric) -> int:
+        """Bytes of the tables that FAISS computes ahead when it reads an `ivf-pq` index of L2 distances.
+
+        Source: initialize_IVFPQ_precomputed_table, which does without tables of more than 2 GiB.
+        """
+        if self.kind != "ivf-pq" or metric == "inner_product":
+            return 0
+        size = self.lists * self.code_bytes * 256 * FLOAT_BYTES
+        return size if size <= MAX_TABLE_BYTES else 0

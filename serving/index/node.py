@@ -99,7 +99,8 @@ def mounts_of(order: NodeOrder) -> list[Mount]:
 def needs_of(directory: Path, generation: Generation, shards: Sequence[int]) -> list[Footprint]:
     """What each of these shards takes in memory."""
     rows = [read_segment_record(shard_directory(directory, shard)).rows for shard in shards]
-    return [footprint(generation.layout, generation.dim, count) for count in rows]
+    layout, dim, metric = generation.layout, generation.dim, generation.metric
+    return [footprint(layout, dim, count, metric) for count in rows]
 
 
 def check_node_fits(needs: Sequence[Footprint], memory_bytes: int, node: str) -> None:

@@ -1,5 +1,6 @@
 """Compactions in a process of their own."""
 
+import fcntl
 import logging
 import os
 import sys
@@ -109,3 +110,26 @@ def test_it_begins_by_itself_when_enough_has_changed_and_not_before(
     assert compactor.running
     compactor.wait()
     assert shard.counts().changes == 0
+
+
+def test_one_waits_until_no_other_shard_of_the_node_compacts(shard: Shard, tmp_path: Path) -> None:
+    compactor = Compactor(shard, turn=tmp_path / "compacting")
+    with (tmp_path / "compacting").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        compactor.start()
+        compactor._thread.join(0.5)  # type: ignore[union-attr]
+        assert compactor.running
+        assert compactor._process is None
+    compactor.wait()
+    assert compactor.last_error == ""
+    assert shard.counts().segment == "segment-000002"
+
+
+def test_one_that_waits_for_its_turn_can_be_stopped(shard: Shard, tmp_path: Path) -> None:
+    compactor = Compactor(shard, turn=tmp_path / "compacting")
+    with (tmp_path / "compacting").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        compactor.start()
+        compactor.stop()
+    assert "before its turn came" in compactor.last_error
+    assert shard.counts().changes == 1

@@ -33,6 +33,17 @@ def test_inverted_lists_on_disk_leave_centroids_and_ids() -> None:
     assert footprint(layout, dim=128, rows=1_000).index_bytes == 10 * 128 * 4
 
 
+def test_faiss_computes_tables_for_product_codes_and_l2_distances() -> None:
+    layout = Layout(kind="ivf-pq", lists=100, code_bytes=16)
+    without = footprint(layout, 128, 1_000, "inner_product").index_bytes
+    assert footprint(layout, 128, 1_000, "l2").index_bytes == without + 100 * 16 * 256 * 4
+
+
+def test_tables_that_faiss_does_without_do_not_count() -> None:
+    layout = Layout(kind="ivf-pq", lists=2**17 + 1, code_bytes=16)
+    assert footprint(layout, 128, 1_000, "l2") == footprint(layout, 128, 1_000, "inner_product")
+
+
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_what_faiss_does_not_map_counts_even_when_it_is_to_stay_on_disk(kind: str) -> None:
     in_memory, on_disk = (
@@ -51,7 +62,7 @@ def test_a_shard_over_its_budget_is_refused_with_how_much_and_before_it_is_read(
     needed = footprint(Layout(kind="flat"), 16, 30_000).total_bytes
     check_fits(generation, 0, needed)
     with pytest.raises(
-        DoesNotFitError, match=r"shard 0 of g1 needs 77 MiB .* 67: it is 10 MiB over"
+        DoesNotFitError, match=r"shard 0 of g1 needs 42 MiB .* 32: it is 10 MiB over"
     ):
         check_fits(generation, 0, needed - 10 * MIB)
 
