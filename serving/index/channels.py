@@ -15,7 +15,7 @@ class Channels:
 
     def __init__(self) -> None:
         self._open: dict[str, grpc.aio.Channel] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._leaving: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
 
     def to(self, url: str) -> grpc.aio.Channel:
         """The channel to a node."""
@@ -26,22 +26,16 @@ class Channels:
     def keep(self, urls: Container[str], linger_s: float = KEEP_S) -> None:
         """Close the channels to all other nodes when what was asked there is answered."""
         for url in [url for url in self._open if url not in urls]:
-            closing = asyncio.create_task(close_later(self._open.pop(url), linger_s))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            channel = self._open.pop(url)
+            self._leaving[channel] = asyncio.create_task(self._close_later(channel, linger_s))
 
     async def close(self) -> None:
         """Close every channel; requests in flight are cancelled."""
-        for closing in self._closing:
-            closing.cancel()
-        await asyncio.gather(
-            *self._closing, *(c.close() for c in self._open.values()), return_exceptions=True
-        )
+        for leaving in self._leaving.values():
+            leaving.cancel()
+        await asyncio.gather(*(c.close() for c in (*self._open.values(), *self._leaving)))
 
-
-async def close_later(channel: grpc.aio.Channel, linger_s: float) -> None:
-    """Close a channel after a while, or when cancelled."""
-    try:
+    async def _close_later(self, channel: grpc.aio.Channel, linger_s: float) -> None:
         await asyncio.sleep(linger_s)
-    finally:
         await channel.close()
+        del self._leaving[channel]

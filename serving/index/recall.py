@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.index.faiss_index import Bitmap
+from serving.index.faiss_index import Bitmap, set_threads
 from serving.index.merge import Hits, merge, no_hits
 from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores
 from serving.index.segment import Segment
@@ -70,6 +70,7 @@ class RecallSampler:
             self._thread.join()
 
     def _compare(self, query: Vectors, effort: int, view: View) -> None:
+        set_threads(1)  # of this thread: the cores are for queries
         exact = exact_search(query, K, view, DUTY)
         found = view.segment.search(query[None], K, effort, view.members)
         recall = recall_at_k(found.ids[0], exact.ids[0])

@@ -71,7 +71,6 @@ class ShardCalls:
                 done, pending = await asyncio.wait(
                     pending, timeout=waiting_s, return_when=asyncio.FIRST_COMPLETED
                 )
-                waiting_s = None
                 if any(map(is_final, done)):
                     break
                 other = self._another(shard, asked, done)
@@ -79,8 +78,11 @@ class ShardCalls:
                     asked.append(other)
                     calls.append(self._begin(other, ask, shard.number, until_s))
                     pending.add(calls[-1])
+                    waiting_s = None
                 elif not pending:
                     break
+                elif waiting_s is not None:  # the budget was spent: later again
+                    waiting_s *= 2
             answer = best(done).result()
         finally:
             dismiss(calls)
