@@ -18,10 +18,12 @@ from serving.index.generation import (
     read_versions,
     verify_segment,
 )
+from serving.index.layout import FLOAT_BYTES
 from serving.index.merge import Hits, no_hits
 from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores, worst_score
 
 MISSING = -1  # position of an id that is not here
+RESCORED_BYTES = 16 * 2**20  # rows of candidates that are looked at together
 NEVER_WRITTEN = np.iinfo(np.int64).min  # older than any version
 
 
@@ -55,6 +57,22 @@ class Segment:
 
     def search(self, queries: Vectors, k: int, effort: int, members: Bitmap | None) -> Hits:
         """The best k of the rows whose bit is set in `members`."""
+        parts = [self.search_part(part, k, effort, members) for part in self.parts_of(queries, k)]
+        return Hits(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+        )
+
+    def parts_of(self, queries: Vectors, k: int) -> list[Vectors]:
+        """The queries [N, dim] in parts whose candidates are rescored in RESCORED_BYTES, one at the least."""
+        candidates = max(1, k * self.generation.layout.rescore)
+        at_once = max(1, RESCORED_BYTES // (candidates * FLOAT_BYTES * self.generation.dim))
+        if not self.generation.layout.rescore or len(queries) <= at_once:
+            return [queries]
+        return [queries[start : start + at_once] for start in range(0, len(queries), at_once)]
+
+    def search_part(self, queries: Vectors, k: int, effort: int, members: Bitmap | None) -> Hits:
+        """The same for so few queries that all is done at once."""
         generation = self.generation
         wanted = min(k * max(generation.layout.rescore, 1), len(self))
         if not wanted:
