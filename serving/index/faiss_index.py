@@ -24,6 +24,9 @@ METRICS: dict[Metric, int] = {
     "l2": faiss.METRIC_L2,
 }
 PART_ROWS = 16_384  # given to FAISS at a time
+# FAISS starts them anew for each search of lists on disk. Measured with 48 lists of 29 KB visited: its 32 take
+# 2.0 ms when all is in the page cache and 15 ms when nothing is; four 0.3 and 13 ms; in memory it is 0.2 ms.
+READ_AHEAD_THREADS = 4
 TRAINING_VECTORS_PER_LIST = 64  # k-means wants 39 at least and does not use more than 256
 
 Bitmap = NDArray[np.uint8]
@@ -99,11 +102,14 @@ def load(path: Path, *, on_disk: bool = False) -> Any:
     Raises CorruptIndexError.
     """
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP if on_disk else 0)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP if on_disk else 0)
     except RuntimeError as error:
         raise CorruptIndexError(
             f"{path} is no index that FAISS can read: restore it, or build the generation again"
         ) from error
+    if on_disk and hasattr(index, "invlists"):
+        faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = READ_AHEAD_THREADS
+    return index
 
 
 def search(
