@@ -24,8 +24,8 @@ METRICS: dict[Metric, int] = {
     "l2": faiss.METRIC_L2,
 }
 PART_ROWS = 16_384  # given to FAISS at a time
-# FAISS starts them anew for each search of lists on disk. Measured with 48 lists of 29 KB visited: its 32 take
-# 2.0 ms when all is in the page cache and 15 ms when nothing is; four 0.3 and 13 ms; in memory it is 0.2 ms.
+# FAISS starts them anew for each search of lists on disk. Measured with 48 lists of 29 KB visited: its own 32
+# take 2.0 ms when all is in the page cache and 15 when nothing is, four 0.3 and 13; in memory it is 0.2 ms.
 READ_AHEAD_THREADS = 4
 TRAINING_VECTORS_PER_LIST = 64  # k-means wants 39 at least and does not use more than 256
 
