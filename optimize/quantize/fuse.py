@@ -17,10 +17,11 @@ LARGE = {
 }  # the rest ONNX Runtime fuses when it loads a graph
 
 
-def fuse(graph: Path, destination: Path) -> None:
+def fuse(graph: Path, destination: Path, options: FusionOptions | None = None) -> None:
     """Write `destination`/model.onnx with attention and embeddings as one operator each, where found.
 
-    Raises QuantizeError when nothing of the graph could be fused: the variant would be a copy.
+    `options` None: only what pays. Raises QuantizeError when nothing of the graph could be fused: the variant
+    would be a copy.
     """
     refuse_unusable(graph)
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
@@ -31,7 +32,7 @@ def fuse(graph: Path, destination: Path) -> None:
         num_heads=0,
         hidden_size=0,
         opt_level=0,
-        optimization_options=what_pays(),
+        optimization_options=options or what_pays(),
     )
     path = destination / "model.onnx"
     fused.save_model_to_file(str(path))
@@ -47,7 +48,8 @@ def fuse(graph: Path, destination: Path) -> None:
 
 def what_pays() -> FusionOptions:
     """Not the sums before a normalisation or a GELU: on CPUs ONNX Runtime 1.31 takes longer for either
-    fused form than for its two parts, and GPU providers fuse them when they load the graph.
+    fused form than for its two parts (docs/decisions/0004-fusions-left-out-on-cpus.md, repeated by
+    bench_fusions.py), and GPU providers fuse them when they load the graph.
     """
     options = FusionOptions("bert")
     options.enable_skip_layer_norm = False
