@@ -37,6 +37,10 @@ class DoesNotFitError(ServingError):
     """An index or a shard needs more memory than its node has."""
 
 
+class PlanError(ServingError):
+    """No layout does what was asked of a plan, or its sample cannot be used."""
+
+
 class IndexBuildError(ServingError):
     """Vectors cannot be made into an index."""
 

@@ -174,6 +174,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         ws="none",
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here asks for a client's address
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.deadline_s) + 1,

@@ -12,6 +12,7 @@ from models.signature import TRUSTED_KEY_VARIABLE
 from optimize.recipe import Recipe, read_recipe
 from optimize.sections import Evaluation, FolderData, Gate, SpeedRun
 from optimize.sign import SIGNING_KEY_VARIABLE, make_keys
+from optimize.steps import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSAGES = 120
@@ -48,17 +49,20 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def packaged_repository(small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real repository: the real model, exported, quantized, measured and packaged.
+def shared_workspace() -> Workspace:
+    """The steps in build/cache, like everybody's: only the first session makes them."""
+    return Workspace(ROOT / "build/cache", lambda *_: None)
 
-    The steps live in build/cache like everybody's, so that only the first session makes them.
-    """
+
+@pytest.fixture(scope="session")
+def packaged_repository(
+    small_recipe: Recipe, shared_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A real repository: the real model, exported, quantized, measured and packaged."""
     from optimize.pipeline import optimize
-    from optimize.steps import Workspace
 
     repository = tmp_path_factory.mktemp("packaged") / "repository"
-    workspace = Workspace(ROOT / "build/cache", lambda *_: None)
-    optimize(small_recipe, workspace, repository, tmp_path_factory.mktemp("reports"))
+    optimize(small_recipe, shared_workspace, repository, tmp_path_factory.mktemp("reports"))
     return repository
 
 

@@ -30,6 +30,7 @@ from serving.index.quantities import bytes_of, shards_of
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 DEFAULT_MEMORY = "4GB"
+NOTHING_KNOWN = "nothing yet, no recall is known: give --sample"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,11 +54,39 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.index", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
+    add_plan(commands)
     add_build(commands)
     add_serve(commands)
     add_node(commands)
     add_switch(commands)
+    add_ray_serve(commands)
+    add_place(commands)
     return parser.parse_args(arguments)
+
+
+def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`plan`: which layout on how many nodes."""
+    plan = commands.add_parser("plan", help="which layout to build, for how many nodes")
+    add = plan.add_argument
+    add("--rows", required=True, help="such as 29.3M")
+    add("--dim", type=int, required=True, help="components of a vector")
+    add("--node-memory", required=True, help="such as 16GB")
+    add("--recall", type=float, required=True, help="share of the exact results to find, as 0.95")
+    add("--k", type=int, default=10, help="results of a search")
+    add(
+        "--sample", type=Path, help=".npy or Parquet file of vectors to measure recall and speed on"
+    )
+    add("--queries", type=Path, help=".npy file; else some of the sample are held out")
+    add("--id-column", default="id", help="of a Parquet file")
+    add("--vector-column", default="vector", help="of a Parquet file")
+    add("--metric", choices=get_args(Metric), default="inner_product")
+    add("--nodes", type=int, help="at most (default: as many as are needed)")
+    add("--shards", type=int, help="exactly (default: as few as fit)")
+    add("--headroom", type=float, default=0.1, help="share of a node's memory that stays free")
+    add("--max-read", default="10MB", help="that a search may read from the disk of a node")
+    add("--read-only", action="store_true", help="nothing is written between two builds")
+    add("--json", type=Path, help="file to write everything to")
+    plan.set_defaults(command=run_plan)
 
 
 def add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,6 +105,7 @@ def add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--metric", choices=get_args(Metric), default="inner_product")
     add("--layout", choices=get_args(Kind), default="ivf-sq8")
     add("--lists", type=int, default=0, help="of an IVF layout (default: 4 sqrt(rows per shard))")
+    add("--code-bytes", type=int, default=0, help="of an ivf-pq layout (default: dim / 8)")
     add("--effort", type=int, default=0, help="nprobe or efSearch of searches that do not say")
     add("--rescore", type=int, default=0, help="candidates per result scored again exactly")
     add("--on-disk", action="store_true", help="leave codes on disk")
@@ -124,6 +154,50 @@ def add_switch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     switch.set_defaults(command=run_switch)
 
 
+def add_ray_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`ray-serve`: an index on the machines of a Ray cluster."""
+    serve = commands.add_parser("ray-serve", help="an index on a Ray cluster, until Ctrl-C")
+    add = serve.add_argument
+    add("index", type=Path, help="its directory, on a file system that all machines share")
+    add("--address", default="auto", help="host:port of the cluster (auto: the one that runs here)")
+    add("--generation", help="default: the one served last, else the newest")
+    add("--replicas", type=int, default=1, help="of each shard, on different machines")
+    add("--memory-per-node", default=DEFAULT_MEMORY, help="of one Triton with its shards")
+    add("--cpus-per-node", type=float, default=1.0, help="reserved with Ray")
+    add("--gpus-per-node", type=float, default=0.0, help="reserved with Ray")
+    add("--threads", type=int, default=1, help="of one search of one shard")
+    add("--lose-writes", action="store_true", help="give up what the one served now holds alone")
+    serve.set_defaults(command=run_ray_serve)
+
+
+def add_place(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`place`: where nodes run that something else starts."""
+    place = commands.add_parser("place", help="write placement.json, for Kubernetes or by hand")
+    add = place.add_argument
+    add("--generation", type=Path, required=True, help="directory of the generation")
+    add("--at", action="append", metavar="SHARDS=HOST:PORT,...", help="such as 0-3=10.0.0.1:8001")
+    add("--stateful-set", action="append", metavar="SHARDS=NAME", help="such as 0-3=shards-0")
+    add("--replicas", type=int, default=2, help="pods of each StatefulSet")
+    add("--service", default="shards", help="headless service of the StatefulSets")
+    add("--namespace", default="farshore", help="that they are in")
+    add("--port", type=int, default=8001, help="gRPC port of the pods")
+    add("--output", type=Path, required=True, help="the placement.json to write")
+    place.set_defaults(command=run_place)
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Compare layouts and say which to build."""
+    from serving.index.plan_command import check_report, plan_index, table_of
+
+    with progress() as announce:
+        report = plan_index(options, announce)
+    console.print(table_of(report))
+    if options.json is not None:
+        write_atomically(options.json, report.model_dump_json(indent=2).encode())
+    check_report(report)
+    console.print(f"recommended: {report.recommended or NOTHING_KNOWN}", soft_wrap=True)
+
+
 def run_build(options: argparse.Namespace) -> None:
     """Build a generation and say what came out."""
     from serving.index.build_command import build_generation
@@ -157,6 +231,22 @@ def run_switch(options: argparse.Namespace) -> None:
     from serving.index.switch_command import switch_local
 
     switch_local(options, lambda line: console.print(line, highlight=False, soft_wrap=True))
+
+
+def run_ray_serve(options: argparse.Namespace) -> None:
+    """Place an index and say each change until stopped."""
+    from serving.index.ray_command import serve_on_cluster
+
+    serve_on_cluster(options, lambda line: print(line, flush=True))
+
+
+def run_place(options: argparse.Namespace) -> None:
+    """Write a placement and say what is in it."""
+    from serving.index.place_command import write_static_placement
+
+    placement = write_static_placement(options)
+    nodes = {url for urls in placement.replicas for url in urls}
+    print(f"{options.output}: {len(placement.replicas)} shards on {len(nodes)} nodes")
 
 
 def run_node_until_stopped(options: argparse.Namespace) -> None:

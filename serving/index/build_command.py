@@ -2,7 +2,6 @@
 
 import argparse
 import gzip
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from serving.index.build import Announce, BuildPlan, build
 from serving.index.encoding import run_encoder
 from serving.index.follow import FollowedGeneration
 from serving.index.generation import Generation, read_generation, shard_directory
-from serving.index.layout import Layout
-from serving.index.local import NODE_NAME
+from serving.index.layout import Layout, suggested_code_bytes, suggested_lists
+from serving.index.replica_states import written_states
 from serving.index.repository import check_name
 from serving.index.sources import NpySource, ParquetSource, Source, TextSource
 
@@ -31,7 +30,7 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
             index=options.index.name,
             name=options.name,
             metric=options.metric,
-            layout=layout_of(options, rows),
+            layout=layout_of(options, rows, source.dim),
             shards=options.shards,
             space=options.space or space,
             follows=options.from_generation or "",
@@ -78,18 +77,24 @@ def source_of(options: argparse.Namespace) -> Iterator[tuple[Source, str]]:
 
 
 def followed(index: Path, name: str) -> tuple[FollowedGeneration, str]:
-    """A generation of this index, with what was written to it on the node of this machine."""
+    """A generation of this index, with what was written to it."""
     directory = index / "generations" / name
     generation = read_generation(directory)
-    states = index / NODE_NAME / "state" / name
+    states = written_states(index, name)
     source = FollowedGeneration(
         directory, tuple(shard_directory(states, shard) for shard in range(generation.shards))
     )
     return source, generation.space
 
 
-def layout_of(options: argparse.Namespace, rows: int) -> Layout:
-    """The layout of the options, with FAISS' advice where they are silent."""
+def layout_of(options: argparse.Namespace, rows: int, dim: int) -> Layout:
+    """The layout of the options, with FAISS' advice where they are silent. Raises IndexBuildError."""
+    code_bytes = options.code_bytes or suggested_code_bytes(dim)
+    if options.layout == "ivf-pq" and dim % code_bytes:
+        raise IndexBuildError(
+            f"{dim} components cannot be split evenly over {code_bytes} bytes: --code-bytes must divide "
+            f"them, as {suggested_code_bytes(dim)} does"
+        )
     is_ivf = options.layout.startswith("ivf")
     per_shard = max(1, rows // max(1, options.shards))
     lists = options.lists or (suggested_lists(per_shard) if is_ivf else 0)
@@ -101,15 +106,11 @@ def layout_of(options: argparse.Namespace, rows: int) -> Layout:
     return Layout(
         kind=options.layout,
         lists=lists,
+        code_bytes=code_bytes,
         rescore=options.rescore,
         on_disk=options.on_disk,
         effort=effort,
     )
-
-
-def suggested_lists(rows: int) -> int:
-    """4 sqrt(rows), from the guidelines of FAISS' wiki, but no more than 39 training rows allow."""
-    return max(1, min(round(4 * math.sqrt(rows)), rows // 39))
 
 
 def count_lines(path: Path) -> int:

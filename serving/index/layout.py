@@ -4,6 +4,7 @@ FAISS' own structures are what is counted: see the "Memory" column of its wiki p
 IndexIVF (8 bytes of id beside each code), HNSW (2 M links of 4 bytes on the lowest level).
 """
 
+import math
 from typing import Literal
 
 from models.manifest import Record
@@ -119,3 +120,13 @@ class Layout(Record):
             return 0
         size = self.lists * self.code_bytes * 256 * FLOAT_BYTES
         return size if size <= MAX_TABLE_BYTES else 0
+
+
+def suggested_lists(rows: int) -> int:
+    """4 sqrt(rows), from the guidelines of FAISS' wiki, but no more than 39 training rows allow."""
+    return max(1, min(round(4 * math.sqrt(rows)), rows // 39))
+
+
+def suggested_code_bytes(dim: int) -> int:
+    """Bytes of a product code: one for eight components or a few more, as many as divide them evenly."""
+    return max(size for size in range(1, max(1, dim // 8) + 1) if dim % size == 0)

@@ -18,6 +18,7 @@ from serving.index.placement import (
 from serving.triton.launch import RunningTriton
 
 NODE_NAME = "node"
+REPLICAS_NAME = "replicas"  # what was written to an index on many machines; see replica_states.py
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def run_local(
     """
     directory = index / "generations" / (generation or generation_to_serve(index))
     described = read_generation(directory)
+    check_not_placed(index, described.name)
     order = NodeOrder(
         generation=directory,
         shards=tuple(range(described.shards)),
@@ -49,6 +51,17 @@ def run_local(
         placement = place(described, [[triton.grpc_url]] * described.shards)
         write_placement(index / PLACEMENT_NAME, placement)
         yield RunningIndex(placement, triton)
+
+
+def check_not_placed(index: Path, generation: str) -> None:
+    """Raise PlacementError for a generation that was written to on many machines: it would miss that."""
+    states = index / REPLICAS_NAME / "0" / generation
+    if states.is_dir():
+        raise PlacementError(
+            f"{generation} was served on a Ray cluster and what was written to it lies in {states}: go on "
+            "with `python -m serving.index ray-serve`, or build the next one with --from-generation and "
+            "serve that"
+        )
 
 
 def generation_to_serve(index: Path) -> str:

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ class RecallSampler:
         """How many comparisons the mean is of."""
         return len(self._recalls)
 
-    def offer(self, query: Vectors, effort: int, view: View) -> None:
+    def offer(self, query: Vectors, effort: int, view: Callable[[], View]) -> None:
         """Perhaps compare how this query [dim] was answered, in a thread of its own."""
         now_s = time.monotonic()
         busy = self._thread is not None and self._thread.is_alive()
@@ -60,7 +61,7 @@ class RecallSampler:
             return
         self._next_s = now_s + self._pause_s
         self._thread = threading.Thread(
-            target=self._compare, args=(query.copy(), effort, view), daemon=True
+            target=self._compare, args=(query.copy(), effort, view()), daemon=True
         )
         self._thread.start()
 

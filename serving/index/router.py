@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from serving.errors import (
 )
 from serving.index.channels import Channels
 from serving.index.client import ShardClient
+from serving.index.gather import Gatherer
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors
 from serving.index.placement import Placement, read_placement, stamp
@@ -75,7 +76,7 @@ class Rows:
     coverage: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Topology:
     """One placement, connected."""
 
@@ -98,6 +99,7 @@ class Router:
         self._channels = Channels()
         budget = HedgeBudget(self._settings.hedge_share)
         self._shards = ShardCalls(budget, observe, self._settings.shard_timeout_s / 2)
+        self._gatherer = Gatherer(self._search_together, part_of)
         self._seen = stamp(placement_path)
         self.topology = self._connect(read_placement(placement_path), None)
         self._watch = asyncio.create_task(self._follow_placement())
@@ -129,6 +131,30 @@ class Router:
         ShardFailedError when one refuses the request.
         """
         topology = topology or self.topology
+        left_s = deadline_s - time.monotonic()
+        if among is not None or left_s < self._settings.shard_timeout_s + MERGE_S:
+            return await self._search(topology, queries, k, deadline_s, effort, among)
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._gatherer.ask((topology, effort), queries, k)
+        except TimeoutError as error:
+            raise DeadlineExceededError("the index did not answer in time: allow more") from error
+
+    async def _search_together(self, key: tuple[Topology, int], queries: Vectors, k: int) -> Found:
+        """What several searches ask at once, none of which is in a hurry."""
+        topology, effort = key
+        until_s = time.monotonic() + self._settings.shard_timeout_s + MERGE_S
+        return await self._search(topology, queries, k, until_s, effort, None)
+
+    async def _search(
+        self,
+        topology: Topology,
+        queries: Vectors,
+        k: int,
+        deadline_s: float,
+        effort: int,
+        among: Ids | None,
+    ) -> Found:
         parts = [np.empty(0, np.int64)] * len(topology.shards)
         if among is not None:
             where = shard_of(among, len(topology.shards))
@@ -288,6 +314,11 @@ def sort_out(
         else:
             answers.append(outcome)
     return answers, missing
+
+
+def part_of(found: Found, rows: slice, k: int) -> Found:
+    """The results of some of the queries, the first k of each."""
+    return replace(found, hits=Hits(found.hits.ids[rows, :k], found.hits.scores[rows, :k]))
 
 
 def coverage(asked: Sequence[ShardState], missing: Sequence[int]) -> float:

@@ -58,6 +58,8 @@ class Segment:
     def search(self, queries: Vectors, k: int, effort: int, members: Bitmap | None) -> Hits:
         """The best k of the rows whose bit is set in `members`."""
         parts = [self.search_part(part, k, effort, members) for part in self.parts_of(queries, k)]
+        if len(parts) == 1:
+            return parts[0]
         return Hits(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.scores for part in parts]),

@@ -104,7 +104,9 @@ class Shard:
         """The best k of everything, for queries [N, dim]; `effort` 0 is the layout's own."""
         with self._changing:
             parts = [self.segment.search(queries, k, effort, self._selector())]
-            parts += [delta.search(queries, k) for delta in self._deltas]
+            parts += [delta.search(queries, k) for delta in self._deltas if len(delta)]
+        if len(parts) == 1 and parts[0].ids.shape[1] == k:  # as most searches end
+            return parts[0]
         return merge(parts, k, self.generation.metric)
 
     def view(self) -> View:

@@ -63,6 +63,10 @@ class ShardCalls:
             raise ShardUnavailableError(f"shard {shard.number} runs nowhere now")
         self._budget.note_request()
         began_s = time.monotonic()
+        if len(shard.replicas) == 1:  # nobody else to ask: no task for it
+            answer = await self._ask_replica(shard.replicas[0], ask, shard.number, until_s)
+            self._observe(shard.number, time.monotonic() - began_s, False)
+            return answer
         asked = [choose(shard.replicas, began_s, self._chance)]
         calls = [self._begin(asked[0], ask, shard.number, until_s)]
         pending, waiting_s = set(calls), shard.delay.delay_s

@@ -1,8 +1,7 @@
 """The GPU ensemble on the real Triton, its core replaced by the same graph on ONNX Runtime's CPU provider."""
 
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from tritonclient.grpc import model_config_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
 from models.manifest import read_manifest
@@ -23,13 +21,11 @@ from optimize.package import Parts, assemble
 from optimize.proof import Proof
 from optimize.recipe import Recipe
 from optimize.steps import Workspace
-from optimize.triton_config import read_config, write_config
 from serving.triton.launch import run_triton
 
 pytestmark = pytest.mark.triton
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = Path(__file__).parent / "cpu_core.py"
 NOT_UTF_8 = b"caf\xe9"
 
 
@@ -42,7 +38,10 @@ def encoder(packaged_repository: Path) -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def ensemble(
-    packaged_repository: Path, small_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+    packaged_repository: Path,
+    small_recipe: Recipe,
+    put_on_cpu: Callable[[Path], None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The GPU repository of the packaged model, with a core that runs here."""
     repository = tmp_path_factory.mktemp("ensemble") / "repository"
@@ -54,18 +53,6 @@ def ensemble(
     assemble(recipe, parts, Proof.model_validate(known), repository)
     put_on_cpu(repository / core_name(recipe.name))
     return repository
-
-
-def put_on_cpu(core: Path) -> None:
-    """The same configuration but for the backend and the kind of instance."""
-    config = read_config(core / "config.pbtxt")
-    config.ClearField("platform")
-    config.backend = "python"
-    config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_CPU
-    write_config(core / "config.pbtxt", config)
-    shutil.copyfile(CORE, core / "1/model.py")
-    names = {"inputs": [t.name for t in config.input], "output": config.output[0].name}
-    (core / "1/names.json").write_text(json.dumps(names))
 
 
 @pytest.fixture(scope="module")

@@ -43,11 +43,11 @@ class SpeedPart(Record):
 def measure(bench: Bench, vectors_path: Path, vectors: Vectors) -> SpeedPart:
     """Rounds of windows, every other one backwards, so that drift favours none."""
     queries = queries_near(vectors, QUERIES, seed=4)
-    plain = open_plain(bench.indexes / "tenth/generations/g1")
     with (
         limited_nodes(bench, vectors_path) as (placement, _, _),
         gateway(bench, placement) as address,
     ):
+        plain = open_plain(bench.indexes / "tenth/generations/g1")
         ways: dict[str, Callable[[], Load]] = {
             "ours_at_1": lambda: load(address, queries, K, NPROBE, 1, SECONDS),
             "ours_at_32": lambda: load(address, queries, K, NPROBE, CALLERS, SECONDS),
@@ -79,14 +79,12 @@ def rates(loads: Sequence[Load]) -> list[float]:
 
 def open_plain(generation: Path) -> Any:
     """FAISS' own way to put shards together, one thread a shard as the nodes have."""
-    first = faiss.read_index(str(generation / "shard-0000/index.faiss"))
-    together: Any = faiss.IndexShards(first.d, True, False)  # type: ignore[call-arg]
-    together.parts = [first]  # keeps them alive: IndexShards does not
-    for shard in range(1, NODES):
-        together.parts.append(faiss.read_index(str(generation / f"shard-{shard:04d}/index.faiss")))
-    for part in together.parts:
+    paths = [generation / f"shard-{shard:04d}/index.faiss" for shard in range(NODES)]
+    parts: list[Any] = [faiss.read_index(str(path)) for path in paths]
+    together: Any = faiss.IndexShards(parts[0].d, True, False)  # type: ignore[call-arg]
+    for part in parts:
         part.nprobe = NPROBE
-        together.add_shard(part)
+        together.add_shard(part)  # which keeps it alive
     return together
 
 

@@ -17,6 +17,7 @@ from serving.index.sources import NpySource
 DIM = 8
 FLAT = Layout(kind="flat")
 
+RandomVectors = Callable[..., Vectors]
 MakeGeneration = Callable[..., Path]
 OpenShard = Callable[..., Shard]
 
@@ -104,3 +105,15 @@ def compact_now(
         shard.adopt(destination)
 
     return compact_now
+
+
+@pytest.fixture(scope="session")
+def base_rows(random_vectors: RandomVectors) -> dict[int, Vectors]:
+    """The rows of the generations below by id: every third number."""
+    return {3 * at: row for at, row in enumerate(random_vectors(600))}
+
+
+@pytest.fixture(scope="session")
+def flat(base_rows: dict[int, Vectors], make_generation: MakeGeneration) -> Path:
+    """A generation of one flat shard."""
+    return make_generation(np.stack([*base_rows.values()]), np.array([*base_rows]))

@@ -7,8 +7,9 @@ import pytest
 
 from serving.errors import IndexBuildError, PlacementError
 from serving.index.__main__ import parse_arguments
-from serving.index.build_command import build_generation, count_lines, suggested_lists
+from serving.index.build_command import build_generation, count_lines
 from serving.index.generation import Generation
+from serving.index.layout import suggested_code_bytes, suggested_lists
 from serving.index.metric import Vectors
 
 RandomVectors = Callable[..., Vectors]
@@ -51,6 +52,17 @@ def test_lists_and_effort_follow_from_the_rows_of_a_shard(
     assert (layout.kind, layout.lists, layout.effort) == ("ivf-sq8", 25, 1)
 
 
+def test_product_codes_have_a_byte_for_eight_components(
+    build: Callable[..., Generation], vectors: Path
+) -> None:
+    assert build("--vectors", vectors, "--layout", "ivf-pq").layout.code_bytes == 1
+
+
+@pytest.mark.parametrize(("dim", "code_bytes"), [(384, 48), (100, 10), (8, 1), (7, 1), (1, 1)])
+def test_suggested_code_bytes_divide_the_components(dim: int, code_bytes: int) -> None:
+    assert suggested_code_bytes(dim) == code_bytes
+
+
 @pytest.mark.parametrize(
     ("rows", "lists"), [(0, 1), (38, 1), (78, 2), (10_000, 256), (1_000_000, 4_000)]
 )
@@ -66,6 +78,10 @@ def test_suggested_lists_grow_with_the_root_of_the_rows_and_can_be_trained(
         ((), "name --vectors"),
         (("--vectors", "v.npy", "--texts", "v.npy"), "name --vectors"),
         (("--texts", "v.npy"), "name it with --encoder"),
+        (
+            ("--vectors", "v.npy", "--layout", "ivf-pq", "--code-bytes", "3"),
+            "over 3 bytes: --code-bytes must divide them, as 1 does",
+        ),
         (("--vectors", "no.npy", "v.npy"), r"no\.npy is missing: name files that are there"),
         (("--vectors", "v.npy", "--ids", "no.npy"), r"no\.npy is missing"),
         (("--texts", "no.jsonl", "--encoder", "."), r"no\.jsonl is missing"),

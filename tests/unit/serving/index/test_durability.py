@@ -7,14 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from serving.index.metric import Vectors
 from serving.index.shard import Shard
+from tests.unit.serving.index.write_until_killed import IDS, vector
 
 RandomVectors = Callable[..., Vectors]
 MakeGeneration = Callable[..., Path]
@@ -23,18 +22,6 @@ SCRIPT = Path(__file__).with_name("write_until_killed.py")
 ROUNDS = 20
 OLD = 0  # the version of rows of the generation
 Held = dict[int, int | None]  # by id the version that a row is of, None when it is not there
-
-
-def load_script() -> Any:
-    specification = spec_from_file_location("write_until_killed", SCRIPT)
-    assert specification
-    assert specification.loader
-    module = module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 @contextmanager
@@ -82,8 +69,8 @@ def expected_after(held: Held, said: list[list[str]]) -> tuple[Held, Held]:
 def held_by(generation: Path, state: Path, before: Held, after: Held) -> Held:
     """What the shard holds now: all as `before` or all as `after`, bit for bit."""
     shard = Shard(generation, 0, state)
-    rows, found = shard.lookup(np.arange(script.IDS))
-    searched = shard.search(rows[:1], script.IDS).ids[0]
+    rows, found = shard.lookup(np.arange(IDS))
+    searched = shard.search(rows[:1], IDS).ids[0]
     counts = shard.counts()
     shard.close()
     ids = set(np.flatnonzero(found).tolist())
@@ -92,7 +79,7 @@ def held_by(generation: Path, state: Path, before: Held, after: Held) -> Held:
     for held in (before, after):
         there = {row_id: version for row_id, version in held.items() if version is not None}
         if there.keys() == ids and all(
-            np.array_equal(rows[row_id], script.vector(row_id, version))
+            np.array_equal(rows[row_id], vector(row_id, version))
             for row_id, version in there.items()
         ):
             return held
@@ -102,10 +89,10 @@ def held_by(generation: Path, state: Path, before: Held, after: Held) -> Held:
 def test_after_each_of_20_kills_all_that_was_acknowledged_is_there_and_nothing_by_half(
     make_generation: MakeGeneration, tmp_path: Path
 ) -> None:
-    base = np.stack([script.vector(row_id, OLD) for row_id in range(0, script.IDS, 2)])
-    generation = make_generation(base, np.arange(0, script.IDS, 2))
+    base = np.stack([vector(row_id, OLD) for row_id in range(0, IDS, 2)])
+    generation = make_generation(base, np.arange(0, IDS, 2))
     state = tmp_path / "state"
-    held: Held = {row_id: None if row_id % 2 else OLD for row_id in range(script.IDS)}
+    held: Held = {row_id: None if row_id % 2 else OLD for row_id in range(IDS)}
     chosen = random.Random(1)
     compacted = version = 0
     with writers(generation, state) as run:

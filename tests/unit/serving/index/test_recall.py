@@ -88,7 +88,7 @@ def test_a_comparison_says_what_the_index_misses(
 ):
     shard, sampler, recalls = open_shard(coarse), always(), []
     for query in vectors[:40]:
-        sampler.offer(query, 0, shard.view())
+        sampler.offer(query, 0, shard.view)
         sampler.wait()
         recalls.append(
             np.isin(exact(IDS, vectors, query[None], K), shard.search(query[None], K).ids)
@@ -103,7 +103,7 @@ def test_the_effort_of_the_query_is_that_of_the_comparison(
 ):
     shard, sampler = open_shard(coarse), always()
     for query in vectors[:10]:
-        sampler.offer(query, LISTS, shard.view())
+        sampler.offer(query, LISTS, shard.view)
         sampler.wait()
     assert sampler.recall == 1.0
 
@@ -115,7 +115,7 @@ def test_what_was_deleted_and_written_since_is_not_held_against_the_index(
     shard.write([("delete", 1, IDS[:900], np.empty((0, 0), np.float32))])
     shard.write([("upsert", 2, IDS[900:950], -vectors[900:950])])
     for query in vectors[:10]:
-        sampler.offer(query, 0, shard.view())
+        sampler.offer(query, 0, shard.view)
         sampler.wait()
     assert (sampler.samples, sampler.recall) == (10, 1.0)
 
@@ -141,7 +141,7 @@ def test_an_empty_shard_is_compared_with_nothing(
     sampler = always()
     for number in range(2):
         shard = open_shard(generation, number, generation.parent / f"state-{number}")
-        sampler.offer(vectors[0], 0, shard.view())
+        sampler.offer(vectors[0], 0, shard.view)
         sampler.wait()
     assert (sampler.samples, sampler.recall) == (1, 1.0)
 
@@ -156,7 +156,7 @@ def test_few_queries_are_compared(
 ):
     shard, sampler = open_shard(coarse), RecallSampler(share, pause_s)
     for query in vectors[:50]:
-        sampler.offer(query, 0, shard.view())
+        sampler.offer(query, 0, shard.view)
         sampler.wait()
     assert sampler.samples == (1 if share else 0)
 
@@ -174,7 +174,7 @@ def test_one_comparison_runs_at_a_time_and_does_not_hold_up_queries(
     monkeypatch.setattr(recall, "exact_search", slow)
     shard, sampler = open_shard(coarse), always()
     for query in vectors[:20]:
-        sampler.offer(query, 0, shard.view())
+        sampler.offer(query, 0, shard.view)
     held.set()
     sampler.wait()
     assert (running, sampler.samples) == ([recall.DUTY], 1)
