@@ -29,8 +29,8 @@ optimize: $(READY) ## recipe -> measured, gated Triton repository in build/repos
 tune: $(READY) $(REPOSITORY)/manifest.json ## search the serving parameters on real Triton and publish what was found
 	$(BIN)/python -m optimize tune $(RECIPE) --repository $(REPOSITORY)
 
-serve: $(READY) $(REPOSITORY)/manifest.json ## serve the repository on real Triton behind the gateway
-	$(BIN)/python -m serving --repository $(REPOSITORY) --port $(PORT)
+serve: $(READY) $(REPOSITORY)/manifest.json ## serve the repository on real Triton behind the gateway; INDEX=directory: an index to search as well
+	$(BIN)/python -m serving --repository $(REPOSITORY) --port $(PORT) $(if $(INDEX),--index $(INDEX))
 
 loadtest: $(READY) $(REPOSITORY)/manifest.json ## RATE=50 DURATION=30: p99 and dollars per million requests
 	$(LOADTEST)
