@@ -37,6 +37,10 @@ class DoesNotFitError(ServingError):
     """An index or a shard needs more memory than its node has."""
 
 
+class GpuError(ServingError):
+    """A GPU that was asked for cannot search an index."""
+
+
 class PlanError(ServingError):
     """No layout does what was asked of a plan, or its sample cannot be used."""
 

@@ -17,9 +17,11 @@ from serving.gateway.index_validation import (
 )
 from serving.gateway.metrics import Trace
 from serving.gateway.validation import Rules, check_token_counts
+from serving.index.answers import Found, Rows
 from serving.index.metric import NO_ID, Ids, Vectors
 from serving.index.placement import Placement
-from serving.index.router import Found, Router, Rows, Topology
+from serving.index.router import Router
+from serving.index.topology import Topology
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import orjson
 
 from serving.gateway.index_answer import Searched
+from serving.index.answers import Rows
 from serving.index.metric import NO_ID, Ids
 from serving.index.placement import Placement
-from serving.index.router import Rows
 
 
 def search_reply(searched: Searched) -> bytes:

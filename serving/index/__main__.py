@@ -5,29 +5,20 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from models.files import write_atomically
 from models.manifest import ManifestError
 from serving.errors import ServingError
+from serving.index.gpu_options import add_gpu, settings_from
 from serving.index.layout import Kind
+from serving.index.manifests_command import add_manifests
 from serving.index.metric import Metric
+from serving.index.probe_command import add_probe
+from serving.index.progress import console, progress
 from serving.index.quantities import bytes_of, shards_of
-
-console = Console(width=None if sys.stdout.isatty() else 140)
 
 DEFAULT_MEMORY = "4GB"
 NOTHING_KNOWN = "nothing yet, no recall is known: give --sample"
@@ -61,6 +52,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_switch(commands)
     add_ray_serve(commands)
     add_place(commands)
+    add_manifests(commands)
+    add_probe(commands)
     return parser.parse_args(arguments)
 
 
@@ -102,7 +95,11 @@ def add_build(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--texts", type=Path, help="JSON lines with id and text, encoded by --encoder")
     add("--encoder", type=Path, help="packaged repository of the encoder of documents")
     add("--from-generation", metavar="NAME", help="one of this index, with what was written to it")
-    add("--metric", choices=get_args(Metric), default="inner_product")
+    add(
+        "--metric",
+        choices=get_args(Metric),
+        help="default: the followed generation's, else inner_product",
+    )
     add("--layout", choices=get_args(Kind), default="ivf-sq8")
     add("--lists", type=int, default=0, help="of an IVF layout (default: 4 sqrt(rows per shard))")
     add("--code-bytes", type=int, default=0, help="of an ivf-pq layout (default: dim / 8)")
@@ -124,6 +121,7 @@ def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     serve.add_argument("--generation", help="default: the one served last, else the newest")
     serve.add_argument("--memory", default=DEFAULT_MEMORY, help="that the shards may take")
     serve.add_argument("--threads", type=int, default=1, help="of one search of one shard")
+    add_gpu(serve)
     serve.set_defaults(command=run_serve)
 
 
@@ -137,8 +135,10 @@ def add_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add("--memory", default=DEFAULT_MEMORY, help="of this node")
     add("--host", default="127.0.0.1", help="loopback or the cluster's network, nothing public")
     add("--grpc-port", type=int, help="a free one if left out")
+    add("--http-port", type=int, help="of /v2/health/ready; a free one if left out")
     add("--threads", type=int, default=1, help="of one search of one shard")
     add("--ready-file", type=Path, help="where to write the address, as JSON, once ready")
+    add_gpu(node)
     node.set_defaults(command=run_node_until_stopped)
 
 
@@ -151,6 +151,7 @@ def add_switch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--memory", default=DEFAULT_MEMORY, help="for both generations side by side")
     add("--drain-s", type=float, default=12.0, help="until the old one is unloaded")
     add("--lose-writes", action="store_true", help="give up what the new one does not hold")
+    add_gpu(switch)
     switch.set_defaults(command=run_switch)
 
 
@@ -216,8 +217,13 @@ def run_serve(options: argparse.Namespace) -> None:
     """Serve all shards here until stopped."""
     from serving.index.local import run_local
 
-    memory_bytes = bytes_of(options.memory)
-    with run_local(options.index, options.generation, memory_bytes, options.threads) as running:
+    with run_local(
+        options.index,
+        options.generation,
+        bytes_of(options.memory),
+        options.threads,
+        settings_from(options),
+    ) as running:
         print(
             f"{running.placement.index} {running.placement.generation}: "
             f"{len(running.placement.replicas)} shards at {running.triton.grpc_url}; Ctrl-C stops it",
@@ -260,7 +266,9 @@ def run_node_until_stopped(options: argparse.Namespace) -> None:
         memory_bytes=bytes_of(options.memory),
         host=options.host,
         grpc_port=options.grpc_port,
+        http_port=options.http_port,
         threads=options.threads,
+        gpu=settings_from(options),
     )
     if options.ready_file is not None:  # one left by a node that was killed
         options.ready_file.unlink(missing_ok=True)
@@ -270,26 +278,6 @@ def run_node_until_stopped(options: argparse.Namespace) -> None:
             where = {"grpc": triton.grpc_url, "pid": triton.server_pid}
             write_atomically(options.ready_file, json.dumps(where).encode())
         triton.wait_until_ended()
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar per stage; calling what is yielded moves it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        stages: dict[str, TaskID] = {}
-
-        def announce(stage: str, done: int, total: int | None) -> None:
-            if stage not in stages:
-                stages[stage] = bar.add_task(stage, total=total)
-            bar.update(stages[stage], completed=done, total=total)
-
-        yield announce
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from serving.index.encoding import run_encoder
 from serving.index.follow import FollowedGeneration
 from serving.index.generation import Generation, read_generation, shard_directory
 from serving.index.layout import Layout, suggested_code_bytes, suggested_lists
+from serving.index.metric import Metric
 from serving.index.replica_states import written_states
 from serving.index.repository import check_name
 from serving.index.sources import NpySource, ParquetSource, Source, TextSource
@@ -29,7 +30,7 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
             directory=options.index,
             index=options.index.name,
             name=options.name,
-            metric=options.metric,
+            metric=metric_of(options, source),
             layout=layout_of(options, rows, source.dim),
             shards=options.shards,
             space=options.space or space,
@@ -42,6 +43,14 @@ def build_generation(options: argparse.Namespace, announce: Announce) -> Generat
 
             finish_all = finish_on_cluster(options.ray, announce)
         return build(plan, source, announce, finish_all)
+
+
+def metric_of(options: argparse.Namespace, source: Source) -> Metric:
+    """The metric that is named, else that of the generation that is followed, else the inner product."""
+    followed = (
+        source.generation.metric if isinstance(source, FollowedGeneration) else "inner_product"
+    )
+    return options.metric or followed
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The adapter to FAISS: the one module of the index that calls it."""
+"""The adapter to FAISS: the one module of the index that calls it, but for gpu_clone.py and its GPU side."""
 
 import os
 from collections.abc import Iterator

@@ -14,6 +14,9 @@ import numpy as np
 from serving.index.metric import Vectors
 
 CALLS_AT_ONCE = 2  # one is computed while the next is on its way
+LONGEST_TURN_S = (
+    0.05  # a call that takes longer, of a shard that hangs perhaps, holds up nobody after that
+)
 MOST_QUERIES = 256  # of one call
 
 Key = TypeVar("Key", bound=Hashable)
@@ -39,30 +42,35 @@ class Gatherer(Generic[Key, Answer]):
     ) -> None:
         self._search = search
         self._part = part
-        self._running = 0
+        self._turns: dict[object, asyncio.TimerHandle] = {}
         self._waiting: dict[Key, list[Waiting[Answer]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, key: Key, queries: Vectors, k: int) -> Answer:
         """One search, at once or with others of its key. Raises what `search` raises."""
-        if self._running >= CALLS_AT_ONCE:
+        if len(self._turns) >= CALLS_AT_ONCE:
             answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
             self._waiting.setdefault(key, []).append(Waiting(queries, k, answer))
             return await answer
-        self._running += 1
+        turn = self._begin_turn()
         try:
             return await self._search(key, queries, k)
         finally:
-            self._ended()
+            self._end_turn(turn)
 
-    def _ended(self) -> None:
+    def _begin_turn(self) -> object:
+        """A call counts until it ends, or for so long."""
+        turn, loop = object(), asyncio.get_running_loop()
+        self._turns[turn] = loop.call_later(LONGEST_TURN_S, self._end_turn, turn)
+        return turn
+
+    def _end_turn(self, turn: object) -> None:
         """Let those that wait go next."""
-        self._running -= 1
-        while self._waiting and self._running < CALLS_AT_ONCE:
+        if turn in self._turns:
+            self._turns.pop(turn).cancel()
+        while self._waiting and len(self._turns) < CALLS_AT_ONCE:
             key = next(iter(self._waiting))
-            together = self._take(key)
-            self._running += 1
-            task = asyncio.create_task(self._ask_together(key, together))
+            task = asyncio.create_task(self._ask_together(key, self._take(key), self._begin_turn()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -75,7 +83,9 @@ class Gatherer(Generic[Key, Answer]):
             self._waiting[key] = waiting[count:]
         return waiting[:count]
 
-    async def _ask_together(self, key: Key, together: Sequence[Waiting[Answer]]) -> None:
+    async def _ask_together(
+        self, key: Key, together: Sequence[Waiting[Answer]], turn: object
+    ) -> None:
         try:
             queries = np.concatenate([one.queries for one in together])
             found = await self._search(key, queries, max(one.k for one in together))
@@ -85,7 +95,7 @@ class Gatherer(Generic[Key, Answer]):
                     one.answer.set_exception(error)
             return
         finally:
-            self._ended()
+            self._end_turn(turn)
         start = 0
         for one in together:
             rows = slice(start, start + len(one.queries))

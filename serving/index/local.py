@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.errors import PlacementError
 from serving.index.generation import GENERATION_NAME, read_generation
+from serving.index.gpu import NO_GPU, GpuSettings
 from serving.index.node import NodeOrder, run_node
 from serving.index.placement import (
     PLACEMENT_NAME,
@@ -31,11 +32,15 @@ class RunningIndex:
 
 @contextmanager
 def run_local(
-    index: Path, generation: str | None, memory_bytes: int, threads: int = 1
+    index: Path,
+    generation: str | None,
+    memory_bytes: int,
+    threads: int = 1,
+    gpu: GpuSettings = NO_GPU,
 ) -> Iterator[RunningIndex]:
     """Serve all shards of a generation, and say where in placement.json, until the context ends.
 
-    Raises PlacementError, DoesNotFitError, and what run_triton raises.
+    Raises PlacementError, DoesNotFitError, GpuError, and what run_triton raises.
     """
     directory = index / "generations" / (generation or generation_to_serve(index))
     described = read_generation(directory)
@@ -46,6 +51,7 @@ def run_local(
         directory=index / NODE_NAME,
         memory_bytes=memory_bytes,
         threads=threads,
+        gpu=gpu,
     )
     with run_node(order) as triton:
         placement = place(described, [[triton.grpc_url]] * described.shards)

@@ -19,6 +19,8 @@ from serving.index.generation import (
     read_segment_record,
     shard_directory,
 )
+from serving.index.gpu import NO_GPU, GpuSettings
+from serving.index.gpu_devices import gpu_uses
 from serving.index.repository import Mount, write_model
 from serving.triton.launch import RunningTriton, run_triton
 
@@ -40,8 +42,12 @@ class NodeOrder(Record):
     """Address to listen on: loopback or the cluster's network, nothing public."""
     grpc_port: int | None = None
     """A free one if None."""
+    http_port: int | None = None
+    """Where /v2/health/ready is asked; a free one if None."""
     threads: int = 1
     """Threads of one search of one shard."""
+    gpu: GpuSettings = NO_GPU
+    """Which GPUs search, if any."""
     ready_timeout_s: float = 600.0
     """How long it may take to verify and read everything."""
 
@@ -50,7 +56,7 @@ class NodeOrder(Record):
 def run_node(order: NodeOrder) -> Iterator[RunningTriton]:
     """A node that answers for its shards, until the context ends.
 
-    Raises DoesNotFitError before anything is loaded, and what run_triton raises.
+    Raises DoesNotFitError or GpuError before anything is loaded, and what run_triton raises.
     """
     mounts = mounts_of(order)
     shutil.rmtree(order.directory / "models", ignore_errors=True)  # of what it held before
@@ -61,6 +67,7 @@ def run_node(order: NodeOrder) -> Iterator[RunningTriton]:
             order.directory / "models",
             host=order.host,
             grpc_port=order.grpc_port,
+            http_port=order.http_port,
             log_path=order.directory / "triton.log",
             ready_timeout_s=order.ready_timeout_s,
             unverified=True,  # the models are configuration that was just written; each verifies its files
@@ -71,7 +78,10 @@ def run_node(order: NodeOrder) -> Iterator[RunningTriton]:
 
 
 def mounts_of(order: NodeOrder) -> list[Mount]:
-    """The replicas of a node, each with its part of the memory. Raises DoesNotFitError or PlacementError."""
+    """The replicas of a node, each with its part of the memory and its GPU, if any.
+
+    Raises DoesNotFitError, PlacementError or GpuError.
+    """
     generation = read_generation(order.generation)
     strange = [shard for shard in order.shards if not 0 <= shard < generation.shards]
     if strange or not order.shards:
@@ -81,6 +91,7 @@ def mounts_of(order: NodeOrder) -> list[Mount]:
         )
     needs = needs_of(order.generation, generation, order.shards)
     check_node_fits(needs, order.memory_bytes, order.directory.name)
+    gpus = gpu_uses(order.gpu, generation, rows_of(order.generation, order.shards))
     spare = order.memory_bytes - SERVER_BYTES - sum(need.total_bytes for need in needs)
     states = order.state or order.directory / "state"
     return [
@@ -91,16 +102,21 @@ def mounts_of(order: NodeOrder) -> list[Mount]:
             budget_bytes=need.total_bytes + spare // len(needs),
             threads=order.threads,
             turn=(order.directory / "compacting").resolve(),
+            gpu=gpu,
         )
-        for shard, need in zip(order.shards, needs, strict=True)
+        for shard, need, gpu in zip(order.shards, needs, gpus, strict=True)
     ]
 
 
 def needs_of(directory: Path, generation: Generation, shards: Sequence[int]) -> list[Footprint]:
     """What each of these shards takes in memory."""
-    rows = [read_segment_record(shard_directory(directory, shard)).rows for shard in shards]
     layout, dim, metric = generation.layout, generation.dim, generation.metric
-    return [footprint(layout, dim, count, metric) for count in rows]
+    return [footprint(layout, dim, count, metric) for count in rows_of(directory, shards)]
+
+
+def rows_of(directory: Path, shards: Sequence[int]) -> list[int]:
+    """How many rows each of these shards was built with."""
+    return [read_segment_record(shard_directory(directory, shard)).rows for shard in shards]
 
 
 def check_node_fits(needs: Sequence[Footprint], memory_bytes: int, node: str) -> None:

@@ -22,7 +22,8 @@ def write_static_placement(options: argparse.Namespace) -> Placement:
     addresses = [(shards_of(shards), urls.split(",")) for shards, urls in named]
     for words in options.stateful_set or ():
         shards, name = split(words, "a StatefulSet's name")
-        addresses.append((shards_of(shards), pods(name, options)))
+        places = {"service": options.service, "namespace": options.namespace, "port": options.port}
+        addresses.append((shards_of(shards), pods(name, options.replicas, **places)))
     replicas = spread(addresses, generation.shards)
     placement = place(generation, replicas)
     write_placement(options.output, placement)
@@ -37,22 +38,19 @@ def split(words: str, what: str) -> tuple[str, str]:
     return shards, value
 
 
-def pods(name: str, options: argparse.Namespace) -> list[str]:
+def pods(name: str, replicas: int, *, service: str, namespace: str, port: int) -> list[str]:
     """The stable addresses of a StatefulSet's pods behind its headless service. Raises SettingsError.
 
     Kubernetes: "Stable Network ID" of StatefulSets, <pod>.<service>.<namespace>.svc.
     """
-    if options.replicas < 1:
-        raise SettingsError(f"{options.replicas} replicas are none: name 1 or more")
-    for label in (name, options.service, options.namespace):
+    if replicas < 1:
+        raise SettingsError(f"{replicas} replicas are none: name 1 or more")
+    for label in (name, service, namespace):
         if not LABEL.fullmatch(label):
             raise SettingsError(
                 f"{label!r} is no name in Kubernetes: lower-case letters, digits and hyphens make one"
             )
-    return [
-        f"{name}-{ordinal}.{options.service}.{options.namespace}.svc:{options.port}"
-        for ordinal in range(options.replicas)
-    ]
+    return [f"{name}-{ordinal}.{service}.{namespace}.svc:{port}" for ordinal in range(replicas)]
 
 
 def spread(

@@ -4,6 +4,7 @@
                                           1/model.py
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models.files import write_atomically
 from models.manifest import Record
 from serving.errors import PlacementError
 from serving.index.generation import read_generation
+from serving.index.gpu import GpuUse
 from serving.index.operations import (
     FILTER,
     FOUND,
@@ -51,6 +53,8 @@ class Mount(Record):
     """Threads of one search."""
     turn: Path | None = None
     """A file that the shards of a node lock to compact one after the other; None: each whenever it likes."""
+    gpu: GpuUse | None = None
+    """The GPU that it is searched on; None: on the CPU."""
 
 
 def model_name(index: str, generation: str, shard: int) -> str:
@@ -83,6 +87,9 @@ def shard_config(name: str, dim: int, mount: Mount) -> pb.ModelConfig:
     """A python-backend model whose concurrent requests Triton hands over together.
 
     One instance: a replica has one log and one memory. No queue delay: requests gather while it works.
+    On the CPU also when its index is on a GPU: the kind of an instance is only told to a python model, whose
+    tensors come and go by the CPU either way, and a Triton built without GPUs refuses the other kind
+    (python_backend's README, "Model Instance Kind"; server pull request 4230).
     """
     config = pb.ModelConfig(name=name, backend="python", max_batch_size=MAX_BATCH)
     for tensor, kind, size in (
@@ -103,5 +110,6 @@ def shard_config(name: str, dim: int, mount: Mount) -> pb.ModelConfig:
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)
     config.dynamic_batching.max_queue_delay_microseconds = 0
     for key, value in mount.model_dump(mode="json", exclude_none=True).items():
-        config.parameters[key].string_value = str(value)
+        words = json.dumps(value) if isinstance(value, dict) else str(value)
+        config.parameters[key].string_value = words
     return config

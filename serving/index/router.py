@@ -8,15 +8,14 @@ router in the event loop that uses it.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2_grpc
 
 from models.manifest import Record
 from serving.errors import (
@@ -26,6 +25,7 @@ from serving.errors import (
     ServingError,
     ShardUnavailableError,
 )
+from serving.index.answers import Found, Rows, coverage, empty, part_of
 from serving.index.channels import Channels
 from serving.index.client import ShardClient
 from serving.index.gather import Gatherer
@@ -33,9 +33,9 @@ from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors
 from serving.index.placement import Placement, read_placement, stamp
 from serving.index.replicas import HedgeBudget, Replica
-from serving.index.repository import model_name
 from serving.index.shard_calls import Answer, Ask, Observe, ShardCalls, ShardState
 from serving.index.sharding import shard_of
+from serving.index.topology import Topology, connect
 
 log = logging.getLogger(__name__)
 
@@ -50,38 +50,6 @@ class RouterSettings(Record):
     """Extra requests allowed, of those asked for; 0: none."""
     shard_timeout_s: float = 2.0
     """Longest time one shard is waited for; the rest of the answer does not wait for it any longer."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Results of a search [N, k] and how whole they are.
-
-    `coverage` is the share of the shards asked that answered; `missing` names the others.
-    """
-
-    hits: Hits
-    generation: str
-    coverage: float
-    missing: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows [m, dim] by id. `found` [m]; where `asked` [m] is false the id's shard did not answer."""
-
-    vectors: Vectors
-    found: NDArray[np.bool_]
-    asked: NDArray[np.bool_]
-    generation: str
-    coverage: float
-
-
-@dataclass(frozen=True, eq=False)
-class Topology:
-    """One placement, connected."""
-
-    placement: Placement
-    shards: tuple[ShardState, ...]
 
 
 class Router:
@@ -101,7 +69,7 @@ class Router:
         self._shards = ShardCalls(budget, observe, self._settings.shard_timeout_s / 2)
         self._gatherer = Gatherer(self._search_together, part_of)
         self._seen = stamp(placement_path)
-        self.topology = self._connect(read_placement(placement_path), None)
+        self.topology = connect(read_placement(placement_path), None, self._channels)
         self._watch = asyncio.create_task(self._follow_placement())
 
     @property
@@ -143,8 +111,7 @@ class Router:
     async def _search_together(self, key: tuple[Topology, int], queries: Vectors, k: int) -> Found:
         """What several searches ask at once, none of which is in a hurry."""
         topology, effort = key
-        until_s = time.monotonic() + self._settings.shard_timeout_s + MERGE_S
-        return await self._search(topology, queries, k, until_s, effort, None)
+        return await self._search(topology, queries, k, math.inf, effort, None)
 
     async def _search(
         self,
@@ -276,28 +243,10 @@ class Router:
                 continue
             self._seen = found
             try:
-                self.topology = self._connect(read_placement(self._path), self.topology)
+                self.topology = connect(read_placement(self._path), self.topology, self._channels)
             except PlacementError as error:
                 log.warning("%s; the placement before stays", error)
             self._channels.keep({url for urls in self.placement.replicas for url in urls})
-
-    def _connect(self, placement: Placement, before: Topology | None) -> Topology:
-        """A topology that keeps what is known of replicas that stay."""
-        known = {
-            (r.client.url, r.client.model): r
-            for shard in (before.shards if before else ())
-            for r in shard.replicas
-        }
-        shards = []
-        for number, urls in enumerate(placement.replicas):
-            model = model_name(placement.index, placement.generation, number)
-            replicas = [known.get((url, model)) or self._replica(url, model) for url in urls]
-            shards.append(ShardState(number, replicas))
-        return Topology(placement, tuple(shards))
-
-    def _replica(self, url: str, model: str) -> Replica:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.to(url))
-        return Replica(ShardClient(stub, url, model))
 
 
 def sort_out(
@@ -314,18 +263,3 @@ def sort_out(
         else:
             answers.append(outcome)
     return answers, missing
-
-
-def part_of(found: Found, rows: slice, k: int) -> Found:
-    """The results of some of the queries, the first k of each."""
-    return replace(found, hits=Hits(found.hits.ids[rows, :k], found.hits.scores[rows, :k]))
-
-
-def coverage(asked: Sequence[ShardState], missing: Sequence[int]) -> float:
-    """The share of shards that an answer is made of."""
-    return 1 - len(missing) / max(len(asked), 1)
-
-
-def empty(queries: Vectors) -> Hits:
-    """No results [N, 0]."""
-    return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))

@@ -1,6 +1,6 @@
 """The immutable part of a shard: an index over rows that lie on disk in the order of their ids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from serving.index.generation import (
 from serving.index.layout import FLOAT_BYTES
 from serving.index.merge import Hits, no_hits
 from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores, worst_score
+from serving.index.unfiltered import Searcher, search_live
 
 MISSING = -1  # position of an id that is not here
 RESCORED_BYTES = 16 * 2**20  # rows of candidates that are looked at together
@@ -32,6 +33,7 @@ class Segment:
     """`ids` [n] ascending; `rows` [n, dim] memory-mapped; `index` holds row i at position i.
 
     `versions` [2, m]: ids, ascending, and when each was last written, as far as that is known.
+    `clone`, where there is one, is the index on a GPU and searched first.
     """
 
     generation: Generation
@@ -39,9 +41,14 @@ class Segment:
     rows: Vectors
     index: Any
     versions: Ids
+    clone: Searcher | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def on_cpu(self) -> "Segment":
+        """The same, searched on the CPU: for searches in which few rows may be found."""
+        return replace(self, clone=None)
 
     def positions_of(self, ids: Ids) -> NDArray[np.int64]:
         """Where these ids [m] are, MISSING for the others."""
@@ -79,9 +86,7 @@ class Segment:
         wanted = min(k * max(generation.layout.rescore, 1), len(self))
         if not wanted:
             return no_hits(len(queries), k, generation.metric)
-        positions, scores = faiss_index.search(
-            self.index, generation.layout, queries, wanted, effort, members
-        )
+        positions, scores = self.find(queries, wanted, effort, members)
         missing = positions == MISSING
         scores[missing] = worst_score(generation.metric)
         if generation.layout.rescore:
@@ -89,6 +94,21 @@ class Segment:
             missing = positions == MISSING
         ids = np.where(missing, NO_ID, self.ids[positions])
         return Hits(ids, scores)
+
+    def find(
+        self, queries: Vectors, wanted: int, effort: int, members: Bitmap | None
+    ) -> tuple[Ids, Vectors]:
+        """Positions [N, wanted], MISSING where there are fewer, and the index's scores of them."""
+        index, layout = self.index, self.generation.layout
+        found = None
+        if self.clone is not None:
+            found = search_live(self.clone, queries, wanted, effort, members, len(self))
+        if found is None:
+            return faiss_index.search(index, layout, queries, wanted, effort, members)
+        if found.short.any():
+            again = faiss_index.search(index, layout, queries[found.short], wanted, effort, members)
+            found.positions[found.short], found.scores[found.short] = again
+        return found.positions, found.scores
 
     def rescore(self, queries: Vectors, positions: Ids, k: int) -> tuple[Ids, Vectors]:
         """The best k of these candidates [N, m] by their exact rows."""

@@ -9,7 +9,7 @@ While a compaction runs there are two deltas: the frozen one goes into the new s
 import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from serving.index.state import (
     segment_path,
     write_state,
 )
+from serving.index.unfiltered import Clone, clone_or_none
 
 # Up to so many ids a filtered search scores each of them exactly: quicker than an index that has to look
 # through everything for a few, and it finds them all.
@@ -61,8 +62,18 @@ class Counts:
 class Shard:
     """An open replica. One thread searches and writes; `adopt` may be called from another."""
 
-    def __init__(self, generation_directory: Path, shard: int, state_directory: Path) -> None:
-        """Open the replica whose own files are in `state_directory`; see open_shard."""
+    def __init__(
+        self,
+        generation_directory: Path,
+        shard: int,
+        state_directory: Path,
+        clone: Clone | None = None,
+    ) -> None:
+        """Open the replica whose own files are in `state_directory`; see open_shard.
+
+        `clone` puts the index of a segment on a GPU; what it raises is raised, after a compaction logged.
+        """
+        self._clone: Clone = clone or (lambda _: None)
         self.generation: Generation = read_generation(generation_directory)
         self.base = shard_directory(generation_directory, shard)
         self.directory = state_directory
@@ -77,7 +88,8 @@ class Shard:
     def _open(self) -> None:
         read_segment_record(self.base)  # or it is refused by name
         self.state = open_state(self.directory, sha256_file(self.base / SEGMENT_NAME))
-        self.segment = self._open_segment(self.state)
+        segment = self._open_segment(self.state)
+        self.segment = replace(segment, clone=self._clone(segment.index))
         self.sequence = self.state.first_sequence
         self._live = np.ones(len(self.segment), dtype=np.uint8)
         self._members: Bitmap | None = None
@@ -126,7 +138,7 @@ class Shard:
                 parts.append(self._score(queries, positions, k))
             else:
                 members = selected(positions, len(self.segment))
-                parts.append(self.segment.search(queries, k, effort, members))
+                parts.append(self.segment.on_cpu().search(queries, k, effort, members))
         return merge(parts, k, self.generation.metric)
 
     def lookup(self, ids: Ids) -> tuple[Vectors, NDArray[np.bool_]]:
@@ -200,6 +212,7 @@ class Shard:
             base=self.state.base,
         )
         segment = self._open_segment(state)
+        segment = replace(segment, clone=clone_or_none(self._clone, segment.index))
         live = np.ones(len(segment), dtype=np.uint8)
         write_state(
             self.directory, state

@@ -5,6 +5,7 @@ import asyncio
 
 from serving.errors import SwitchError
 from serving.index.generation import read_generation
+from serving.index.gpu_options import settings_from
 from serving.index.local import NODE_NAME
 from serving.index.node import (
     NodeOrder,
@@ -38,6 +39,7 @@ def switch_local(options: argparse.Namespace, announce: Announce) -> None:
         shards=tuple(range(generation.shards)),
         directory=options.index / NODE_NAME,
         memory_bytes=bytes_of(options.memory),
+        gpu=settings_from(options),
     )
     old = directory.with_name(current.generation)
     needs = needs_of(old, read_generation(old), range(len(current.replicas)))

@@ -19,6 +19,9 @@ import triton_python_backend_utils as pb_utils
 from serving.index import faiss_index
 from serving.index.compactor import Compactor
 from serving.index.footprint import check_fits
+from serving.index.generation import read_generation
+from serving.index.gpu import GpuUse
+from serving.index.gpu_clone import cloner
 from serving.index.merge import Hits
 from serving.index.operations import (
     FILTER,
@@ -54,7 +57,10 @@ class TritonPythonModel:
         faiss_index.set_threads(int(said["threads"]))
         # A search that waits for a thread in the background (adopting a segment) gets the interpreter sooner.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self.shard = Shard(generation, shard, Path(said["state"]))
+        clone = None
+        if "gpu" in said:
+            clone = cloner(GpuUse.model_validate_json(said["gpu"]), read_generation(generation))
+        self.shard = Shard(generation, shard, Path(said["state"]), clone)
         turn = Path(said["turn"]) if "turn" in said else None
         self.compactor = Compactor(self.shard, turn=turn)
         self.sampler = RecallSampler()
@@ -169,6 +175,7 @@ class TritonPythonModel:
         return {
             **asdict(self.shard.counts()),
             "generation": self.shard.generation.name,
+            "gpu": clone.device if (clone := self.shard.segment.clone) else None,
             "compacting": self.compactor.running,
             "compaction_error": self.compactor.last_error,
             "recall_at_10": self.sampler.recall,

@@ -182,7 +182,7 @@ def write_strangely(body: bytes, chance: random.Random) -> bytes:
             body.replace(b" ", b""),
             body.replace(b'"', b"'"),
             body.replace(b"ids", b"\\u0069ds"),
-            body.decode().encode("utf-16"),
+            body.decode(errors="replace").encode("utf-16"),
             body.upper(),
         )
     )

@@ -326,7 +326,8 @@ def test_a_shortened_deadline_is_kept_and_named(http: httpx.Client, index: Index
         json={"vectors": [row.tolist() for row in index.rows.values()]},
         headers={"X-Request-Timeout-Ms": "1"},
     )
-    assert (reply.status_code, "deadline" in reply.json()["error"]["message"]) == (504, True)
+    assert reply.status_code in (408, 504)  # too late for the body already, or for the answer
+    assert "deadline" in reply.json()["error"]["message"]
     assert post(http, "/v1/search", vectors=index.rows[10].tolist())["farshore"]["coverage"] == 1.0
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from serving.__main__ import parse_arguments
+from serving.index.__main__ import parse_arguments as parse_index_arguments
 from serving.triton.command import server_command
 from serving.triton.ports import Ports
 from serving.verify import parse_arguments as parse_verify_arguments
@@ -190,6 +191,46 @@ def test_the_gateway_image_installs_neither_torch_nor_a_triton_server() -> None:
     assert "fastapi" in installed
     assert installed - {"farshore"} <= pinned()
     assert not installed & {"torch", "nvidia-pytriton", "onnxruntime", "transformers"}
+
+
+def test_the_index_image_installs_what_a_node_imports() -> None:
+    (install,) = [r for r in arguments(DOCKER / "index.Dockerfile", "RUN") if "pip install" in r]
+    assert install.split()[-2:] == ["'.[index,triton]'", "faiss-cpu"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["index"], *extras["triton"], "faiss-cpu"]
+    seen: set[str] = set()
+    installed = {name for line in wanted for name in required_by(Requirement(line), seen)}
+    assert installed - {"farshore"} <= pinned()
+    assert not installed & {"torch", "fastapi", "ray"}
+    modules = ("__main__", "node", "shard", "compactor", "compact", "build_command", "plan_command")
+    for module in imported_by(*(f"serving.index.{name}" for name in modules)):
+        owners = {canonicalize_name(owner) for owner in packages_distributions().get(module, ())}
+        assert not owners or owners & (installed | {"farshore"}), f"{module} is not in the image"
+
+
+def imported_by(*modules: str) -> set[str]:
+    """The packages that importing modules imports, in a process of its own."""
+
+    def loaded(code: str) -> set[str]:
+        code += "; import sys; print(*sys.modules)"
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return {name.split(".")[0] for name in result.stdout.split()}
+
+    return loaded(f"import {', '.join(modules)}") - loaded("pass")
+
+
+def test_the_index_image_is_asked_for_its_health_where_its_nodes_listen() -> None:
+    (entrypoint,) = arguments(DOCKER / "index.Dockerfile", "ENTRYPOINT")
+    assert json.loads(entrypoint) == ["python", "-m", "serving.index"]
+    shown = (DOCKER / "index.Dockerfile").read_text().split("farshore-index:local")[1]
+    words = re.sub(r"\\?\n#", " ", shown.partition("\nENTRYPOINT")[0]).split()
+    options = parse_index_arguments(words)
+    url = health_url(DOCKER / "index.Dockerfile")
+    assert url == f"http://127.0.0.1:{options.http_port}/v2/health/ready"
+    assert arguments(DOCKER / "index.Dockerfile", "EXPOSE") == [str(options.grpc_port)]
 
 
 def test_the_gateway_command_is_one_that_serving_accepts() -> None:

@@ -78,28 +78,33 @@ def of_tenth(found: dict[str, Any]) -> list[Finding]:
 
 
 def of_speed(found: dict[str, Any]) -> list[Finding]:
-    """Ratios against FAISS in one process."""
+    """Ratios against FAISS in one process: of the router, and of the gateway in front of it."""
+    return [line for layer in ("router", "gateway") for line in of_layer(layer, found[layer])]
+
+
+def of_layer(name: str, found: dict[str, Any]) -> list[Finding]:
+    """Throughput and overhead of one way to ask."""
     ratio, batched, overhead = (
         found[key] for key in ("throughput_ratio", "batched_ratio", "overhead_ms")
     )
     return [
         Finding(
             "speed",
-            "throughput at 32 callers / FAISS called by 32 threads",
+            f"{name}: throughput at 32 callers / FAISS called by 32 threads",
             spread_of(ratio, "×"),
             "0.6 ×",
             ratio["median"] >= 0.6,
         ),
         Finding(
             "speed",
-            "throughput at 32 callers / FAISS given 32 queries a call",
+            f"{name}: throughput at 32 callers / FAISS given 32 queries a call",
             spread_of(batched, "×"),
             "",
             None,
         ),
         Finding(
             "speed",
-            "p50 at one caller, more than FAISS in one process",
+            f"{name}: p50 at one caller, more than FAISS in one process",
             spread_of(overhead, "ms"),
             "3 ms",
             overhead["median"] <= 3,

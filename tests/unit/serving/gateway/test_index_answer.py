@@ -19,10 +19,11 @@ from serving.gateway.index_answer import IndexService, Searched, search, upsert
 from serving.gateway.metrics import Trace
 from serving.gateway.model_client import Embedded
 from serving.gateway.validation import Rules
+from serving.index.answers import Found, Rows
 from serving.index.merge import Hits
 from serving.index.metric import NO_ID
 from serving.index.placement import Placement
-from serving.index.router import Found, Rows, Topology
+from serving.index.topology import Topology
 
 RULES = Rules(model="search", output_dim=2, max_tokens=8, max_texts=8, max_text_bytes=100)
 ROWS = {4: [0.5, 0.5], 7: [1.0, 0.0]}

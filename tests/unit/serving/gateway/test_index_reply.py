@@ -6,10 +6,10 @@ import pytest
 
 from serving.gateway.index_answer import ResultVectors, Searched
 from serving.gateway.index_reply import lookup_reply, search_reply, write_reply
+from serving.index.answers import Found, Rows
 from serving.index.merge import Hits
 from serving.index.metric import NO_ID
 from serving.index.placement import Placement
-from serving.index.router import Found, Rows
 
 PLACEMENT = Placement(
     index="passages", generation="g2", dim=2, metric="inner_product", replicas=((), (), (), ())

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 
+from serving.index import gather
 from serving.index.gather import CALLS_AT_ONCE, MOST_QUERIES, Gatherer
 from serving.index.metric import Vectors
 
@@ -104,6 +105,20 @@ def test_no_call_holds_more_queries_than_it_may():
             MOST_QUERIES,
             MOST_QUERIES // 2,
         ]
+
+    run(test)
+
+
+def test_a_call_that_takes_long_holds_others_up_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(gather, "LONGEST_TURN_S", 0.01)
+
+    async def test(shards: Shards, gatherer: "Gatherer[str, Echo]") -> None:
+        await begun(gatherer, *[("a", query(n), 1) for n in range(CALLS_AT_ONCE + 3)])
+        while len(shards.calls) == CALLS_AT_ONCE:
+            await asyncio.sleep(0.001)
+        assert shards.calls[CALLS_AT_ONCE:] == [("a", 3, 1)]
 
     run(test)
 

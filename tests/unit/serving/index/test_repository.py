@@ -6,9 +6,10 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from serving.errors import PlacementError
 from serving.index.generation import Generation, write_generation
+from serving.index.gpu import GpuUse
 from serving.index.layout import Layout
 from serving.index.operations import OUTPUTS
-from serving.index.repository import Mount, check_name, write_model
+from serving.index.repository import Mount, check_name, shard_config, write_model
 
 
 @pytest.fixture
@@ -53,6 +54,16 @@ def test_the_model_is_told_which_shard_it_is(config: pb.ModelConfig, tmp_path: P
         "budget_bytes": "5",
         "threads": "2",
     }
+
+
+def test_the_model_is_told_its_gpu_and_stays_an_instance_of_the_cpu(
+    config: pb.ModelConfig, tmp_path: Path
+) -> None:
+    use = GpuUse(device=1, precision="fp16", reserve_bytes=2**30)
+    mount = Mount(generation=tmp_path, shard=1, state=tmp_path, budget_bytes=5, gpu=use)
+    told = shard_config(config.name, 8, mount)
+    assert GpuUse.model_validate_json(told.parameters["gpu"].string_value) == use
+    assert told.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
 
 
 @pytest.mark.parametrize("name", ["g1", "_", "2026.01", "Wiki_en.v2"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from serving.errors import IndexUnavailableError
-from serving.index import replicas
+from serving.index import gather, replicas
 from serving.index.metric import Vectors
 from serving.index.router import Router, RouterSettings
 from tests.unit.serving.index.fake_node import Cluster, FakeNode, cluster, exact, soon, until
@@ -20,6 +20,12 @@ PARALLEL = 8
 
 RandomVectors = Callable[..., Vectors]
 MakeGeneration = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def ask_each_search_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are counted here."""
+    monkeypatch.setattr(gather, "CALLS_AT_ONCE", PARALLEL)
 
 
 @pytest.fixture(scope="module")
