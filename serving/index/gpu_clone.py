@@ -17,7 +17,7 @@ from serving.errors import GpuError
 from serving.index import faiss_index
 from serving.index.faiss_index import faiss
 from serving.index.generation import Generation
-from serving.index.gpu import GpuUse, check_fits, clone_bytes
+from serving.index.gpu import NO_SUPPORT, GpuUse, check_fits, clone_bytes
 from serving.index.gpu_devices import free_by_number
 from serving.index.metric import Ids, Vectors
 from serving.index.unfiltered import MOST_RESULTS, Clone
@@ -37,6 +37,8 @@ def clone(use: GpuUse, generation: Generation, index: Any) -> "GpuClone | None":
     """
     if not index.ntotal:
         return None
+    if not hasattr(faiss, "StandardGpuResources"):  # a node's and a shard's FAISS may differ
+        raise GpuError(NO_SUPPORT)
     free = free_by_number().get(use.device, 0)
     needed = clone_bytes(generation, index.ntotal, use)
     check_fits("the rows of a shard", needed, use.device, free)

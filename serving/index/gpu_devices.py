@@ -1,6 +1,6 @@
 """The GPUs of this machine and what is free on them, as nvidia-smi tells, and which shards use them.
 
-Not FAISS: its Python module does not say how much of a GPU is free. Nor does asking nvidia-smi take any of it.
+Not FAISS: its Python module does not say how much of a GPU is free. Asking nvidia-smi takes none of it.
 """
 
 import logging

@@ -77,6 +77,12 @@ def index_of(generation: Path) -> Any:
     return open_segment(generation / "shard-0000", read_generation(generation)).index
 
 
+@pytest.mark.skipif(faiss_has_gpus(), reason="tells what happens without faiss-gpu")
+def test_a_shard_whose_faiss_has_no_gpus_is_refused(flat: Path) -> None:
+    with pytest.raises(GpuError, match=r"faiss-cpu, .* `make EXTRA=gpu`"):
+        clone(USE, read_generation(flat), index_of(flat))
+
+
 @pytest.mark.usefixtures("no_real_gpu")
 def test_an_index_that_does_not_fit_is_refused_before_it_is_copied(
     flat: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +151,21 @@ def test_rows_of_a_flat_index_are_read_where_they_lie(
     assert rows_of(index).base is not None
 
 
+def check_agreement(on_gpu: Shard, on_cpu: Shard, queries: Vectors) -> None:
+    """Both find the same: every row where neither approximates, nearly all of them elsewhere."""
+    kind = on_cpu.generation.layout.kind
+    found, expected = (shard.search(queries, 10) for shard in (on_gpu, on_cpu))
+    pairs = zip(found.ids, expected.ids, strict=True)
+    agreed = np.mean([np.isin(*pair).mean() for pair in pairs])
+    assert agreed >= (1.0 if kind in ("flat", "ivf-flat") else 0.9)
+    if kind == "flat":
+        assert found.ids.tolist() == expected.ids.tolist()
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+    among = np.arange(0, 10_000, 3)
+    filtered = [shard.search_among(queries[0], among, 10).ids for shard in (on_gpu, on_cpu)]
+    assert filtered[0].tolist() == filtered[1].tolist()
+
+
 @gpu
 @needs_gpu
 @pytest.mark.parametrize("metric", ["inner_product", "l2"])
@@ -163,20 +184,9 @@ def test_a_gpu_finds_what_the_cpu_finds_through_writes_and_compactions(
     on_gpu = Shard(generation, 0, tmp_path / "gpu", cloner(use, read_generation(generation)))
     on_cpu = Shard(generation, 0, tmp_path / "cpu")
     queries = random_vectors(50, DIM, seed=4)
-    among = np.arange(0, 10_000, 3)
-    same = 1.0 if layout.kind in ("flat", "ivf-flat") else 0.9
     for number in range(3):
         assert on_gpu.segment.clone is not None
-        found, expected = (shard.search(queries, 10) for shard in (on_gpu, on_cpu))
-        agreed = np.mean(
-            [np.isin(*pair).mean() for pair in zip(found.ids, expected.ids, strict=True)]
-        )
-        assert agreed >= same
-        if layout.kind == "flat":
-            assert found.ids.tolist() == expected.ids.tolist()
-            np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
-        filtered = [shard.search_among(queries[0], among, 10).ids for shard in (on_gpu, on_cpu)]
-        assert filtered[0].tolist() == filtered[1].tolist()
+        check_agreement(on_gpu, on_cpu, queries)
         near = on_cpu.search(queries[:1], 100).ids[0].tolist()  # more than are fetched beside
         for shard in (on_gpu, on_cpu):
             delete(shard, near)
