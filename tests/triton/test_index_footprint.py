@@ -63,7 +63,10 @@ def test_a_node_takes_what_was_predicted_within_a_tenth(
     assert predicted == pytest.approx(node_bytes(memories.values(), dropped=tmp_path), rel=0.1)
     assert len(shard_pids) == shards
     for pid, need in zip(shard_pids, needs, strict=True):  # the shards are equally large
-        assert need.total_bytes == pytest.approx(memories[pid].held_bytes, rel=0.1)
+        # What glibc keeps of freed memory differs by some MiB from run to run, which in so small a shard
+        # may be more than a tenth.
+        held = pytest.approx(memories[pid].held_bytes, rel=0.1, abs=8 * 2**20)
+        assert need.total_bytes == held
 
 
 @contextmanager

@@ -29,7 +29,8 @@ from serving.index.node import NodeOrder, mounts_of
 from serving.index.placement import Placement, read_placement
 from serving.index.plan import Size, node_need, shard_need
 from serving.index.quantities import bytes_of, shards_of
-from serving.triton.launch import KEEPER_MARGIN_S, STOP_GRACE_S
+from serving.triton.keeper import STOP_GRACE_S
+from serving.triton.launch import KEEPER_MARGIN_S
 from serving.verify import parse_arguments as parse_verify_arguments
 
 EXAMPLE = Path(__file__).parents[4] / "docker/k8s"
