@@ -42,8 +42,3 @@ def part_of(found: Found, rows: slice, k: int) -> Found:
 def coverage(asked: Sequence[object], missing: Sequence[int]) -> float:
     """The share of shards that an answer is made of."""
     return 1 - len(missing) / max(len(asked), 1)
-
-
-def empty(queries: Vectors) -> Hits:
-    """No results [N, 0]."""
-    return Hits(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))

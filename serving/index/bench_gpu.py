@@ -19,17 +19,15 @@ import numpy as np
 
 from models.hardware import hardware_facts
 from serving.errors import ServingError, SettingsError
-from serving.index import faiss_index
 from serving.index.gpu_clone import cloner
 from serving.index.gpu_devices import gpu_uses
 from serving.index.gpu_options import add_gpu, settings_from
-from serving.index.layout import Kind, Layout, suggested_code_bytes, suggested_lists
+from serving.index.layout import Kind, Layout, suggested_code_bytes
 from serving.index.metric import Metric, Vectors
-from serving.index.plan import EF_SEARCH
+from serving.index.plan import sized
 from serving.index.quantities import count_of
-from serving.index.recall import recall_at_k
 from serving.index.segment import Segment
-from serving.index.trial import Sample, make_sample, segment_of, with_all_cores
+from serving.index.trial import Sample, built, make_sample, mean_recall, segment_of
 
 K = 10
 BATCH_SIZES = (1, 32, 256)
@@ -93,7 +91,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "layout": layout.words,
         "effort": layout.effort,
         "gpu": None if use is None else use.model_dump(),
-        "recall_at_10": {name: recall(one, sample) for name, one in on.items()},
+        "recall_at_10": {name: mean_recall(one, sample, 0) for name, one in on.items()},
         "batches": [time_batch(on, sample, size, options) for size in options.batch_sizes],
     }
 
@@ -119,31 +117,10 @@ def vectors_of(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
 
 def layout_of(options: argparse.Namespace, shape: tuple[int, ...]) -> Layout:
     """The layout, sized for so many rows."""
-    layout = Layout(kind=options.layout, code_bytes=suggested_code_bytes(shape[1]))
-    if not layout.is_ivf:
-        effort = (options.effort or EF_SEARCH) if layout.is_hnsw else 0
-        return layout.model_copy(update={"effort": effort})
-    lists = suggested_lists(shape[0])
-    effort = options.effort or max(1, lists // 16)
-    return layout.model_copy(update={"lists": lists, "effort": effort})
-
-
-def built(layout: Layout, sample: Sample) -> Any:
-    """The index of all rows, in memory."""
-    with_all_cores()
-    index = faiss_index.new_index(layout, sample.rows.shape[1], sample.metric)
-    wanted = faiss_index.training_size(layout)
-    if wanted:
-        faiss_index.train(index, sample.rows[:wanted])
-    faiss_index.fill(index, sample.rows)
-    return index
-
-
-def recall(segment: Segment, sample: Sample) -> float:
-    """The mean recall@10 of all queries."""
-    found = segment.search(sample.queries, K, 0, None).ids
-    pairs = zip(found, sample.exact, strict=True)
-    return float(np.mean([recall_at_k(*pair) or 0.0 for pair in pairs]))
+    kind = Layout(kind=options.layout, code_bytes=suggested_code_bytes(shape[1]))
+    layout = sized(kind, shape[0])
+    chosen = options.effort if layout.effort else 0  # a flat index takes none
+    return layout.model_copy(update={"effort": chosen or layout.effort})
 
 
 def time_batch(

@@ -11,13 +11,11 @@ from serving.index.build import Announce, BuildPlan, build
 from serving.index.encoding import run_encoder
 from serving.index.follow import FollowedGeneration
 from serving.index.generation import Generation, read_generation, shard_directory
-from serving.index.layout import Layout, suggested_code_bytes, suggested_lists
+from serving.index.layout import Layout, suggested_code_bytes, suggested_effort, suggested_lists
 from serving.index.metric import Metric
 from serving.index.replica_states import written_states
 from serving.index.repository import check_name
 from serving.index.sources import NpySource, ParquetSource, Source, TextSource
-
-DEFAULT_EF_SEARCH = 64
 
 
 def build_generation(options: argparse.Namespace, announce: Announce) -> Generation:
@@ -107,19 +105,15 @@ def layout_of(options: argparse.Namespace, rows: int, dim: int) -> Layout:
     is_ivf = options.layout.startswith("ivf")
     per_shard = max(1, rows // max(1, options.shards))
     lists = options.lists or (suggested_lists(per_shard) if is_ivf else 0)
-    effort = options.effort
-    if not effort and is_ivf:
-        effort = max(1, lists // 16)
-    if not effort and options.layout.startswith("hnsw"):
-        effort = DEFAULT_EF_SEARCH
-    return Layout(
+    layout = Layout(
         kind=options.layout,
         lists=lists,
         code_bytes=code_bytes,
         rescore=options.rescore,
         on_disk=options.on_disk,
-        effort=effort,
+        effort=options.effort,
     )
+    return layout.model_copy(update={"effort": options.effort or suggested_effort(layout)})
 
 
 def count_lines(path: Path) -> int:

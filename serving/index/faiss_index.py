@@ -31,6 +31,8 @@ TRAINING_VECTORS_PER_LIST = 64  # k-means wants 39 at least and does not use mor
 
 Bitmap = NDArray[np.uint8]
 
+MISSING = -1  # position where there is no row
+
 
 def set_threads(threads: int) -> None:
     """Threads that a call of this thread may use."""

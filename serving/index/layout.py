@@ -17,6 +17,7 @@ ID_BYTES = 8
 FLOAT_BYTES = 4
 LINK_BYTES = 4
 MAX_TABLE_BYTES = 2**31
+EF_SEARCH = 64
 
 
 class Layout(Record):
@@ -125,6 +126,13 @@ class Layout(Record):
 def suggested_lists(rows: int) -> int:
     """4 sqrt(rows), from the guidelines of FAISS' wiki, but no more than 39 training rows allow."""
     return max(1, min(round(4 * math.sqrt(rows)), rows // 39))
+
+
+def suggested_effort(layout: Layout) -> int:
+    """Lists visited, or candidates kept by a graph, by searches of a layout that nobody chose it for."""
+    if layout.is_ivf:
+        return max(1, layout.lists // 16)
+    return EF_SEARCH if layout.is_hnsw else 0
 
 
 def suggested_code_bytes(dim: int) -> int:

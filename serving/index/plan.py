@@ -21,12 +21,12 @@ from serving.index.layout import (
     Kind,
     Layout,
     suggested_code_bytes,
+    suggested_effort,
     suggested_lists,
 )
 from serving.index.metric import Metric
 
 RESCORE = 10
-EF_SEARCH = 64
 MAX_NODES = 1_000
 MAX_SHARDS_PER_NODE = 8
 
@@ -141,12 +141,9 @@ def candidates(dim: int) -> tuple[Layout, ...]:
 
 def sized(layout: Layout, rows: int) -> Layout:
     """A layout for shards of so many rows, with the effort that a build has by default."""
-    if layout.is_hnsw:
-        return layout.model_copy(update={"effort": EF_SEARCH})
-    if not layout.is_ivf:
-        return layout
-    lists = suggested_lists(rows)
-    return layout.model_copy(update={"lists": lists, "effort": max(1, lists // 16)})
+    if layout.is_ivf:
+        layout = layout.model_copy(update={"lists": suggested_lists(rows)})
+    return layout.model_copy(update={"effort": suggested_effort(layout)})
 
 
 def plan_layout(

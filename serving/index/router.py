@@ -25,11 +25,11 @@ from serving.errors import (
     ServingError,
     ShardUnavailableError,
 )
-from serving.index.answers import Found, Rows, coverage, empty, part_of
+from serving.index.answers import Found, Rows, coverage, part_of
 from serving.index.channels import Channels
 from serving.index.client import ShardClient
 from serving.index.gather import Gatherer
-from serving.index.merge import Hits, merge
+from serving.index.merge import Hits, merge, no_hits
 from serving.index.metric import Ids, Vectors
 from serving.index.placement import Placement, read_placement, stamp
 from serving.index.replicas import HedgeBudget, Replica
@@ -133,7 +133,8 @@ class Router:
 
         asked = [s for s in topology.shards if among is None or len(parts[s.number])]
         answers, missing = await self._ask_all(topology, asked, ask, deadline_s)
-        hits = merge(answers or [empty(queries)], k, topology.placement.metric)
+        metric = topology.placement.metric
+        hits = merge(answers or [no_hits(len(queries), 0, metric)], k, metric)
         generation = topology.placement.generation
         return Found(hits, generation, coverage(asked, missing), tuple(missing))
 

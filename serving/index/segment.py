@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.index import faiss_index
-from serving.index.faiss_index import Bitmap
+from serving.index.faiss_index import MISSING, Bitmap
 from serving.index.generation import (
     INDEX_NAME,
     Generation,
@@ -23,7 +23,6 @@ from serving.index.merge import Hits, no_hits
 from serving.index.metric import NO_ID, Ids, Vectors, best_first, exact_scores, worst_score
 from serving.index.unfiltered import Searcher, search_live
 
-MISSING = -1  # position of an id that is not here
 RESCORED_BYTES = 16 * 2**20  # rows of candidates that are looked at together
 NEVER_WRITTEN = np.iinfo(np.int64).min  # older than any version
 

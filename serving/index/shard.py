@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.files import sha256_file
 from serving.errors import CorruptIndexError
 from serving.index.delta import Delta, apply
-from serving.index.faiss_index import Bitmap, selected
+from serving.index.faiss_index import MISSING, Bitmap, selected
 from serving.index.generation import (
     SEGMENT_NAME,
     Generation,
@@ -31,7 +31,7 @@ from serving.index.memory import give_back
 from serving.index.merge import Hits, merge
 from serving.index.metric import Ids, Vectors, best_first, exact_scores
 from serving.index.recall import View
-from serving.index.segment import MISSING, NEVER_WRITTEN, Segment, open_segment
+from serving.index.segment import NEVER_WRITTEN, Segment, open_segment
 from serving.index.state import (
     State,
     lock,

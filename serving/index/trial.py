@@ -100,14 +100,9 @@ def try_layouts(
 
 def try_in_memory(layout: Layout, sample: Sample, target: float) -> tuple[Any, Trial]:
     """The index of a layout, and how it does."""
-    with_all_cores()
     if layout.is_ivf:
         layout = layout.model_copy(update={"lists": suggested_lists(len(sample.rows))})
-    index = faiss_index.new_index(layout, sample.rows.shape[1], sample.metric)
-    wanted = faiss_index.training_size(layout)
-    if wanted:
-        faiss_index.train(index, sample.rows[:wanted])
-    faiss_index.fill(index, sample.rows)
+    index = built(layout, sample)
     steps = tuple(climb(index, layout, sample, target))
     chosen = choose(steps, target)
     layout = layout.model_copy(update={"rescore": chosen.rescore, "effort": chosen.effort})
@@ -121,6 +116,17 @@ def try_in_memory(layout: Layout, sample: Sample, target: float) -> tuple[Any, T
         p50_ms=p50_ms,
     )
     return index, trial
+
+
+def built(layout: Layout, sample: Sample) -> Any:
+    """The index of all rows of a sample, in memory; FAISS goes on with all cores."""
+    with_all_cores()
+    index = faiss_index.new_index(layout, sample.rows.shape[1], sample.metric)
+    wanted = faiss_index.training_size(layout)
+    if wanted:
+        faiss_index.train(index, sample.rows[:wanted])
+    faiss_index.fill(index, sample.rows)
+    return index
 
 
 def try_on_disk(index: Any, trial: Trial, sample: Sample) -> Trial:
@@ -173,9 +179,14 @@ def efforts(layout: Layout) -> tuple[int, ...]:
 def measure(index: Any, layout: Layout, sample: Sample, rescore: int, effort: int) -> Step:
     """The mean recall@k of all queries."""
     segment = segment_of(index, layout.model_copy(update={"rescore": rescore}), sample)
+    return Step(rescore=rescore, effort=effort, recall=mean_recall(segment, sample, effort))
+
+
+def mean_recall(segment: Segment, sample: Sample, effort: int) -> float:
+    """The mean recall@k of all queries of a sample."""
     found = segment.search(sample.queries, sample.k, effort, None).ids
     recalls = [recall_at_k(*pair) or 0.0 for pair in zip(found, sample.exact, strict=True)]
-    return Step(rescore=rescore, effort=effort, recall=float(np.mean(recalls)))
+    return float(np.mean(recalls))
 
 
 def timed(index: Any, layout: Layout, sample: Sample) -> tuple[float, float]:

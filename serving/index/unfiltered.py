@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import ServingError
-from serving.index.faiss_index import Bitmap
+from serving.index.faiss_index import MISSING, Bitmap
 from serving.index.metric import Ids, Vectors
 
 log = logging.getLogger(__name__)
 
-NOTHING = -1  # position where there is no result
 MOST_RESULTS = 2048  # of a query, on a GPU: GPU_MAX_SELECTION_K in faiss/gpu/utils/DeviceDefs.cuh
 SPARE = 32  # fetched beside twice what is wanted, when rows are hidden
 
@@ -30,7 +29,7 @@ class Searcher(Protocol):
     """Number of the GPU that it is on."""
 
     def search(self, queries: Vectors, k: int, effort: int) -> tuple[Ids, Vectors] | None:
-        """Positions [N, k], NOTHING where there are fewer, and scores [N, k] of the best; None: it cannot."""
+        """Positions [N, k], MISSING where there are fewer, and scores [N, k] of the best; None: it cannot."""
 
 
 Clone = Callable[[Any], Searcher | None]  # of a FAISS index; None: there is nothing to search
@@ -78,12 +77,12 @@ def fetched(k: int, some_are_hidden: bool, rows: int) -> int:
 
 def keep_live(positions: Ids, scores: Vectors, members: Bitmap, k: int) -> Answer:
     """The first k of these results [N, asked] that are live, in their order."""
-    there = positions != NOTHING
+    there = positions != MISSING
     live = there & is_set(members, np.maximum(positions, 0))
     order = np.argsort(~live, axis=1, kind="stable")[:, :k]
     kept = np.take_along_axis(live, order, axis=1)
     return Answer(
-        positions=np.where(kept, np.take_along_axis(positions, order, axis=1), NOTHING),
+        positions=np.where(kept, np.take_along_axis(positions, order, axis=1), MISSING),
         scores=np.take_along_axis(scores, order, axis=1),
         short=there.all(axis=1) & (live.sum(axis=1) < k),  # else its lists hold no more
     )

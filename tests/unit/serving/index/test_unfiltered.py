@@ -13,13 +13,12 @@ import pytest
 from serving.errors import DoesNotFitError, GpuError
 from serving.index import faiss_index
 from serving.index import shard as shard_module
-from serving.index.faiss_index import selected
+from serving.index.faiss_index import MISSING, selected
 from serving.index.layout import Layout
 from serving.index.metric import Ids, Metric, Vectors
 from serving.index.shard import Shard
 from serving.index.unfiltered import (
     MOST_RESULTS,
-    NOTHING,
     SPARE,
     fetched,
     is_set,
@@ -231,10 +230,10 @@ def test_twice_as_many_are_fetched_when_rows_are_hidden_but_no_more_than_there_c
 
 def test_live_results_keep_their_order_and_their_scores() -> None:
     members = selected(np.array([1, 3, 9]), 12)
-    positions = np.array([[9, 2, 1, 3], [2, 4, 3, 5], [2, 3, NOTHING, NOTHING]])
+    positions = np.array([[9, 2, 1, 3], [2, 4, 3, 5], [2, 3, MISSING, MISSING]])
     scores = np.arange(12, dtype=np.float32).reshape(3, 4)
     answer = keep_live(positions, scores, members, 2)
-    assert answer.positions.tolist() == [[9, 1], [3, NOTHING], [3, NOTHING]]
+    assert answer.positions.tolist() == [[9, 1], [3, MISSING], [3, MISSING]]
     assert answer.scores[:, 0].tolist() == [0.0, 6.0, 9.0]
     assert answer.scores[0, 1] == 2.0
     assert answer.short.tolist() == [False, True, False]  # the last has seen everything
