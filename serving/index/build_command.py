@@ -113,7 +113,7 @@ def layout_of(options: argparse.Namespace, rows: int, dim: int) -> Layout:
         on_disk=options.on_disk,
         effort=options.effort,
     )
-    return layout.model_copy(update={"effort": options.effort or suggested_effort(layout)})
+    return layout.model_copy(update={"effort": layout.effort or suggested_effort(layout)})
 
 
 def count_lines(path: Path) -> int:

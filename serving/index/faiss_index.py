@@ -117,7 +117,7 @@ def load(path: Path, *, on_disk: bool = False) -> Any:
 def search(
     index: Any, layout: Layout, queries: Vectors, k: int, effort: int, members: Bitmap | None
 ) -> tuple[Ids, Vectors]:
-    """Positions [N, k], -1 where there are fewer, and scores [N, k] of the best rows.
+    """Positions [N, k], MISSING where there are fewer, and scores [N, k] of the best rows.
 
     `members` holds a bit per position, those that may be found; None: all.
     """

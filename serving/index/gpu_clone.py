@@ -72,7 +72,7 @@ class GpuClone:
             self._index.add(rows_of(index))
 
     def search(self, queries: Vectors, k: int, effort: int) -> tuple[Ids, Vectors] | None:
-        """Positions [N, k], -1 where there are fewer, and scores [N, k]; None: the GPU cannot."""
+        """Positions [N, k], MISSING where there are fewer, and scores [N, k]; None: the GPU cannot."""
         layout = self._layout
         if k > MOST_RESULTS or min(effort or layout.effort, layout.lists) > MOST_RESULTS:
             return None

@@ -4,22 +4,13 @@ import pytest
 
 from serving.errors import PlacementError
 from serving.index.generation import Generation, write_generation
-from serving.index.layout import Layout
 from serving.index.local import generation_to_serve
 from serving.index.placement import place, write_placement
+from tests.unit.serving.index.generations import described
 
 
 def write(index: Path, name: str, created_at: str) -> Generation:
-    generation = Generation(
-        index="demo",
-        name=name.removeprefix("."),
-        dim=8,
-        metric="l2",
-        layout=Layout(kind="flat"),
-        shards=1,
-        rows=1,
-        created_at=created_at,
-    )
+    generation = described(name=name.removeprefix("."), shards=1, rows=1, created_at=created_at)
     write_generation(index / "generations" / name, generation)
     return generation
 

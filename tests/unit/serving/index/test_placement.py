@@ -4,25 +4,12 @@ from pathlib import Path
 import pytest
 
 from serving.errors import PlacementError
-from serving.index.generation import Generation
-from serving.index.layout import Layout
 from serving.index.placement import place, read_placement, write_placement
-
-GENERATION = Generation(
-    index="demo",
-    name="g1",
-    dim=8,
-    metric="l2",
-    layout=Layout(kind="flat"),
-    shards=2,
-    rows=10,
-    space="encoder",
-    created_at="2026-01-01T00:00:00+00:00",
-)
+from tests.unit.serving.index.generations import DESCRIBED
 
 
 def test_a_placement_is_read_as_it_was_written(tmp_path: Path) -> None:
-    placed = place(GENERATION, [["a:1", "b:1"], []])
+    placed = place(DESCRIBED, [["a:1", "b:1"], []])
     assert (placed.index, placed.generation, placed.metric) == ("demo", "g1", "l2")
     assert placed.replicas == (("a:1", "b:1"), ())
     write_placement(tmp_path / "placement.json", placed)
@@ -32,7 +19,7 @@ def test_a_placement_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("replicas", [[], [["a:1"]], [["a:1"]] * 3])
 def test_every_shard_must_be_placed(replicas: list[list[str]]) -> None:
     with pytest.raises(PlacementError, match=f"2 shards and {len(replicas)} are placed"):
-        place(GENERATION, replicas)
+        place(DESCRIBED, replicas)
 
 
 def test_a_missing_placement_says_how_to_get_one(tmp_path: Path) -> None:

@@ -2,26 +2,11 @@
 
 import pytest
 
-from serving.index.generation import Generation
-from serving.index.layout import Layout
 from serving.index.placement import Placement
 from serving.index.ray_control import next_step, placement_of
 from serving.index.ray_node import NodeReport
 from serving.index.ray_plan import Slot
-
-
-def generation(name: str = "g2") -> Generation:
-    return Generation(
-        index="passages",
-        name=name,
-        dim=8,
-        metric="l2",
-        layout=Layout(kind="flat"),
-        shards=2,
-        rows=10,
-        space="",
-        created_at="2026-01-01T00:00:00+00:00",
-    )
+from tests.unit.serving.index.generations import described
 
 
 def at(address: str) -> NodeReport:
@@ -34,7 +19,7 @@ def placed(name: str, *replicas: tuple[str, ...]) -> Placement:
         for shard, urls in enumerate(replicas)
         for replica, url in enumerate(urls)
     }
-    return placement_of(generation(name), slots)
+    return placement_of(described(name=name), slots)
 
 
 def test_a_shard_of_which_a_replica_is_away_is_asked_but_not_written_to():

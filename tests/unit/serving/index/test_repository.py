@@ -5,27 +5,17 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from serving.errors import PlacementError
-from serving.index.generation import Generation, write_generation
+from serving.index.generation import write_generation
 from serving.index.gpu import GpuUse
-from serving.index.layout import Layout
 from serving.index.operations import OUTPUTS
 from serving.index.repository import Mount, check_name, shard_config, write_model
+from tests.unit.serving.index.generations import DESCRIBED
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> pb.ModelConfig:
     """Of a shard with 8 components."""
-    generation = Generation(
-        index="demo",
-        name="g1",
-        dim=8,
-        metric="l2",
-        layout=Layout(kind="flat"),
-        shards=2,
-        rows=10,
-        created_at="2026-01-01T00:00:00+00:00",
-    )
-    write_generation(tmp_path, generation)
+    write_generation(tmp_path, DESCRIBED)
     mount = Mount(generation=tmp_path, shard=1, state=tmp_path / "state", budget_bytes=5, threads=2)
     name = write_model(tmp_path / "models", mount)
     written = (tmp_path / "models" / name / "config.pbtxt").read_text()
