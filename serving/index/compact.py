@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from models.files import sha256_file, sync_directory
@@ -37,14 +36,11 @@ from serving.triton.server import die_with_parent
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make the segment, as quietly as the system allows."""
+    """Make the segment. The Compactor that started this has it yield to everything else."""
     generation, segment, destination, parent_pid, *logs = arguments
     die_with_parent()
     if os.getppid() != int(parent_pid):  # it ended before the line above
         return
-    os.nice(19)
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     faiss_index.set_threads(1)
     compact(Path(generation), Path(segment), [Path(log) for log in logs], Path(destination))
 

@@ -211,12 +211,12 @@ class Shard:
             first_sequence=self._frozen_sequence,
             base=self.state.base,
         )
-        segment = self._open_segment(state)
+        # The process that wrote it has just read it again for its checksums.
+        segment = self._open_segment(state, verify=False)
         segment = replace(segment, clone=clone_or_none(self._clone, segment.index))
         live = np.ones(len(segment), dtype=np.uint8)
-        write_state(
-            self.directory, state
-        )  # what is written from here on is in the logs that it keeps
+        # What is written from here on is in the logs that the new state keeps.
+        write_state(self.directory, state)
         with self._changing:
             replaced = self.segment
             newer = self._deltas[-1]
@@ -227,9 +227,9 @@ class Shard:
         give_back()
         remove_leftovers(self.directory, state)
 
-    def _open_segment(self, state: State) -> Segment:
+    def _open_segment(self, state: State, *, verify: bool = True) -> Segment:
         directory = self.directory / state.segment if state.segment else self.base
-        segment = open_segment(directory, self.generation)
+        segment = open_segment(directory, self.generation, verify=verify)
         if segment.rows.shape != (len(segment), self.generation.dim):
             raise CorruptIndexError(
                 f"{directory} does not hold {self.generation.dim} components per id: build the generation "

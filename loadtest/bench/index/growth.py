@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loadtest.bench.index.client import load
 from loadtest.bench.index.exact import K
+from loadtest.bench.index.plain import load_plain, open_plain
 from loadtest.bench.index.stack import Bench, build, gateway, node, write_placement
 from loadtest.bench.index.vectors import Vectors, queries_near, write_copies
 from models.manifest import Record
@@ -24,6 +25,8 @@ class Point(Record):
     shards: int
     p50_ms: float
     p99_ms: float
+    faiss_p50_ms: float
+    """Of FAISS in one process on the same files, a thread a shard."""
     queries_per_s_at_8: float
     resident_bytes: int
 
@@ -54,6 +57,7 @@ def point(bench: Bench, real: Vectors, path: Path, rows: int, shards: int) -> Po
         write_placement(placement, generation, [[one.grpc]] * shards)
         with gateway(bench, placement) as address:
             alone = load(address, queries, K, NPROBE, 1, SECONDS)
+            faiss = load_plain(open_plain(generation, NPROBE), queries, 1, 1, SECONDS)
             together = load(address, queries, K, NPROBE, 8, SECONDS)
         resident = sum(one.resident_bytes().values())
     return Point(
@@ -61,6 +65,7 @@ def point(bench: Bench, real: Vectors, path: Path, rows: int, shards: int) -> Po
         shards=shards,
         p50_ms=alone.p50_ms,
         p99_ms=alone.p99_ms,
+        faiss_p50_ms=faiss.p50_ms,
         queries_per_s_at_8=together.queries_per_s,
         resident_bytes=resident,
     )

@@ -118,7 +118,8 @@ def of_growth(found: list[dict[str, Any]]) -> list[Finding]:
         Finding(
             "growth",
             f"{point['rows']:,} rows on {point['shards']} shards",
-            f"p50 {point['p50_ms']:.1f} ms, p99 {point['p99_ms']:.1f} ms, "
+            f"p50 {point['p50_ms']:.1f} ms (FAISS alone {point['faiss_p50_ms']:.1f}), "
+            f"p99 {point['p99_ms']:.1f} ms, "
             f"{point['queries_per_s_at_8']:.0f}/s at 8 callers, "
             f"{point['resident_bytes'] / 2**20:,.0f} MiB",
             "",
