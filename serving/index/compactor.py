@@ -125,7 +125,14 @@ class Compactor:
 
 
 def yield_to_others(pid: int) -> None:
-    """Let a process run where no other would."""
+    """Let a process run where no other would, and on half of the cores at most.
+
+    A core that always has something to run never looks for work that waits on another (Linux: newidle
+    balance), until the next tick. Measured with one core of two left free: searches' p99 stays as it is; with
+    none, it doubles.
+    """
+    cores = sorted(os.sched_getaffinity(pid))
+    os.sched_setaffinity(pid, cores[len(cores) // 2 :])
     os.setpriority(os.PRIO_PROCESS, pid, 19)
     os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
     psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)
