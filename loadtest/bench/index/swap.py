@@ -28,8 +28,8 @@ APART = 10_000_000  # ids of generation n begin at n times this
 K = 10
 CALLERS = 4
 LEAST_QUERIES = 10_000
-WINDOW_S = 2.0
-ROUNDS = 3
+WINDOW_S = 4.0
+ROUNDS = 5
 UPSERT_ROWS = 1000
 
 
