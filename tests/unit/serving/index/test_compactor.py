@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving.index import compactor as compactor_module
-from serving.index.compactor import Compactor
+from serving.index.compactor import Compactor, yield_to_others
 from serving.index.generation import TRAINED_NAME
 from serving.index.metric import Vectors
 from serving.index.shard import Shard
@@ -133,3 +134,17 @@ def test_one_that_waits_for_its_turn_can_be_stopped(shard: Shard, tmp_path: Path
         compactor.stop()
     assert "before its turn came" in compactor.last_error
     assert shard.counts().changes == 1
+
+
+def test_its_process_runs_where_no_other_would_and_leaves_cores_alone() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            yield_to_others(process.pid)
+            assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+            mine = os.sched_getaffinity(0)
+            taken = os.sched_getaffinity(process.pid)
+            assert taken <= mine
+            assert len(taken) == max(1, (len(mine) + 1) // 2)
+        finally:
+            process.kill()
