@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ from serving.index.metric import Metric, Vectors
 from serving.index.plan import sized
 from serving.index.quantities import count_of
 from serving.index.segment import Segment
+from serving.index.sources import open_vectors
 from serving.index.trial import Sample, built, make_sample, mean_recall, segment_of
 
 K = 10
@@ -55,7 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--vectors", help=".npy file [n, dim] (default: random ones in clusters)")
+    add("--vectors", type=Path, help=".npy file [n, dim] (default: random ones in clusters)")
     add("--rows", default="1M", help="to index: that many of the file, or random ones")
     add("--dim", type=int, default=384, help="of random vectors")
     add("--metric", choices=get_args(Metric), default="inner_product")
@@ -74,7 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything, as JSON. Raises GpuError, DoesNotFitError or SettingsError."""
+    """Everything, as JSON. Raises ServingError."""
     sample = make_sample(*vectors_of(options), K, options.metric)
     layout = layout_of(options, sample.rows.shape)
     segment = segment_of(None, layout, sample)
@@ -100,13 +102,14 @@ def vectors_of(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """Rows [n, dim] to index and queries [N, dim] that are none of them."""
     count, asked = count_of(options.rows), max(options.batch_sizes)
     if options.vectors:
-        given = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
+        given = open_vectors(options.vectors)
         count = min(count, len(given) - asked)
         if count <= 0:
             raise SettingsError(
                 f"{options.vectors} holds {len(given)} vectors: give more than {asked}"
             )
-        return np.ascontiguousarray(given[asked : asked + count]), np.array(given[:asked])
+        rows = np.asarray(given[: asked + count], dtype=np.float32)
+        return rows[asked:], rows[:asked]
     chosen = np.random.default_rng(0)
     centers = chosen.normal(size=(CLUSTERS, options.dim)).astype(np.float32)
     near = chosen.integers(0, CLUSTERS, count + asked)

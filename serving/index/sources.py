@@ -53,12 +53,12 @@ class NpySource:
     @property
     def dim(self) -> int:
         """Components of a vector."""
-        return int(self._vectors().shape[1])
+        return int(open_vectors(self.path).shape[1])
 
     @property
     def rows(self) -> int:
         """How many there are."""
-        return len(self._vectors())
+        return len(open_vectors(self.path))
 
     @property
     def identity(self) -> str:
@@ -67,7 +67,7 @@ class NpySource:
 
     def chunks(self, start: int) -> Iterator[tuple[Ids, Vectors]]:
         """Ids and vectors from row `start` on."""
-        vectors = self._vectors()
+        vectors = open_vectors(self.path)
         ids = open_npy(self.ids_path) if self.ids_path else None
         if ids is not None and (ids.shape != (len(vectors),) or ids.dtype.kind not in "iu"):
             raise IndexBuildError(
@@ -77,14 +77,6 @@ class NpySource:
             part = vectors[at : at + CHUNK_ROWS]
             numbers = np.arange(at, at + len(part)) if ids is None else ids[at : at + CHUNK_ROWS]
             yield np.asarray(numbers, dtype=np.int64), np.asarray(part, dtype=np.float32)
-
-    def _vectors(self) -> NDArray[Any]:
-        vectors = open_npy(self.path)
-        if vectors.ndim != 2 or vectors.dtype.kind != "f":
-            raise IndexBuildError(
-                f"{self.path} holds {vectors.dtype} {vectors.shape}: floats [rows, components] are needed"
-            )
-        return vectors
 
 
 @dataclass(frozen=True)
@@ -246,11 +238,21 @@ def lines_of(path: Path, stream: Iterable[bytes]) -> Iterator[bytes]:
         raise IndexBuildError(f"{path} cannot be read: {error}") from error
 
 
+def open_vectors(path: Path) -> NDArray[Any]:
+    """An .npy file of vectors [n, dim] of floats, memory-mapped. Raises IndexBuildError."""
+    vectors = open_npy(path)
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise IndexBuildError(
+            f"{path} holds {vectors.dtype} {vectors.shape}: floats [rows, components] are needed"
+        )
+    return vectors
+
+
 def open_npy(path: Path) -> NDArray[Any]:
     """An .npy file, memory-mapped; nothing in it is executed. Raises IndexBuildError."""
     try:
         opened: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise IndexBuildError(
             f"{path} is no .npy file of numbers that can be read: {error}"
         ) from error
