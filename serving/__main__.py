@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.manifest import ManifestError
-from serving.errors import ServingError
+from serving.errors import ServingError, SettingsError
 from serving.gateway.settings import read_settings
+from serving.index.gpu_options import add_gpu, settings_from
 from serving.index.quantities import bytes_of
 from serving.stack import IndexOptions, serve
 
@@ -25,9 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = {"host": options.host, "port": options.port, "deadline_s": options.deadline_s}
         flags["writable_index"] = options.writable_index or None
         settings = read_settings(os.environ, flags)
-        index = None
-        if options.index is not None:
-            index = IndexOptions(options.index, bytes_of(options.index_memory))
+        index = index_options(options)
         serve(options.repository, settings, options.triton_url, options.trusted_key, index)
     except KeyboardInterrupt:
         print("stopped", flush=True)
@@ -35,6 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def index_options(options: argparse.Namespace) -> IndexOptions | None:
+    """What is said of an index. Raises SettingsError."""
+    gpu = settings_from(options)
+    if gpu.devices != "none" and (options.index is None or options.index.is_file()):
+        raise SettingsError(
+            f"--gpu {options.gpu} is for the shards of an index that run here: name its directory with "
+            "--index; the model runs where the repository was packaged for"
+        )
+    if options.index is None:
+        return None
+    return IndexOptions(options.index, bytes_of(options.index_memory), gpu)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,6 +78,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--writable-index", action="store_true", help="take /v1/upsert and /v1/delete"
     )
+    add_gpu(parser)
     return parser.parse_args(arguments)
 
 

@@ -18,6 +18,7 @@ from models.manifest import Manifest, read_manifest
 from serving.errors import ModelUnavailableError, TritonDiedError, UnservableError
 from serving.gateway.app import create_app
 from serving.gateway.settings import Settings
+from serving.index.gpu import NO_GPU, GpuSettings
 from serving.index.local import run_local
 from serving.index.placement import PLACEMENT_NAME
 from serving.triton.launch import RunningTriton, run_triton
@@ -43,6 +44,7 @@ class IndexOptions:
 
     path: Path
     memory_bytes: int
+    gpu: GpuSettings = NO_GPU
 
 
 def serve(
@@ -81,7 +83,7 @@ def placed(index: IndexOptions | None) -> Iterator[Path | None]:
         yield index.path
     else:
         print(f"starting the shards of {index.path} ...", flush=True)
-        with run_local(index.path, None, index.memory_bytes) as running:
+        with run_local(index.path, None, index.memory_bytes, gpu=index.gpu) as running:
             print(f"{len(running.placement.replicas)} shards: gRPC at {running.triton.grpc_url}")
             yield index.path / PLACEMENT_NAME
 

@@ -168,6 +168,7 @@ def add_ray_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     add("--gpus-per-node", type=float, default=0.0, help="reserved with Ray")
     add("--threads", type=int, default=1, help="of one search of one shard")
     add("--lose-writes", action="store_true", help="give up what the one served now holds alone")
+    add_gpu(serve)
     serve.set_defaults(command=run_ray_serve)
 
 

@@ -9,7 +9,12 @@ from serving.index.gpu import DEFAULT_RESERVE, GpuSettings, Precision, settings_
 def add_gpu(parser: argparse.ArgumentParser) -> None:
     """--gpu and what belongs to it."""
     add = parser.add_argument
-    add("--gpu", default="none", metavar="WHICH", help="that search: auto, none, or such as 0,1")
+    add(
+        "--gpu",
+        default="none",
+        metavar="WHICH",
+        help="that search the index: auto, none, or such as 0,1",
+    )
     add("--gpu-precision", choices=get_args(Precision), default="fp32", help="of flat and ivf-pq")
     add("--gpu-reserve", default=DEFAULT_RESERVE, help="of each shard, for intermediate results")
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from serving.errors import ServingError
+from serving.errors import ServingError, SettingsError
 from serving.index.generation import Generation, read_generation
+from serving.index.gpu_options import settings_from
 from serving.index.local import generation_to_serve
 from serving.index.node import needs_of
 from serving.index.placement import PLACEMENT_NAME, place
@@ -37,11 +38,14 @@ def serve_on_cluster(options: argparse.Namespace, say: Say) -> None:
         cpus=options.cpus_per_node,
         gpus=options.gpus_per_node,
     )
+    gpu = settings_from(options)
+    if gpu.devices != "none" and not ask.gpus:
+        raise SettingsError(f"--gpu {options.gpu} needs GPUs from Ray: say --gpus-per-node as well")
     needs = needs_of(directory, generation, range(generation.shards))
     needs_bytes = [need.total_bytes for need in needs]
     with connected(options.address, namespace(index)):
         slots = slots_of(needs_bytes, options.replicas, ask.memory_bytes)
-        plan = FleetPlan(index, directory, generation, tuple(slots), ask, options.threads)
+        plan = FleetPlan(index, directory, generation, tuple(slots), ask, options.threads, gpu)
         if not is_placed(plan):
             check_fits(needs_bytes, options.replicas, ask, machines())
             retire_others(plan)

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from serving.errors import ClusterError
 from serving.index.generation import Generation
+from serving.index.gpu import NO_GPU, GpuSettings
 from serving.index.node import NodeOrder
 from serving.index.ray_cluster import ray
 from serving.index.ray_node import ShardNode
@@ -41,6 +42,7 @@ class FleetPlan:
     slots: tuple[Slot, ...]
     ask: Ask
     threads: int
+    gpu: GpuSettings = NO_GPU
 
     @property
     def groups(self) -> list[int]:
@@ -65,6 +67,7 @@ class FleetPlan:
             state=replica_states(self.index, slot.replica),
             memory_bytes=self.ask.memory_bytes,
             threads=self.threads,
+            gpu=self.gpu,
         )
 
     def name(self, slot: Slot) -> str:

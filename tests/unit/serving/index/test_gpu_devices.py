@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import GpuError
+from serving.__main__ import index_options
+from serving.__main__ import parse_arguments as gateway_arguments
+from serving.errors import GpuError, SettingsError
 from serving.index import gpu_devices
 from serving.index.__main__ import parse_arguments
 from serving.index.generation import read_generation
@@ -19,6 +21,9 @@ from serving.index.gpu_devices import (
     visible,
 )
 from serving.index.node import NodeOrder, mounts_of
+from serving.index.ray_fleet import FleetPlan
+from serving.index.ray_plan import Ask, Slot
+from serving.stack import placed
 
 MIB = 2**20
 TOLD = "0, GPU-aaa1, 81000\n1, GPU-aab2, 40000\n2, GPU-c, [N/A]\n3, GPU-d, 100\n"
@@ -94,6 +99,40 @@ def test_a_gpu_asked_for_by_number_is_refused_without_faiss_gpu_before_anything_
     with pytest.raises(GpuError, match=r"`make EXTRA=gpu` .* in place of faiss-cpu"):
         options.command(options)
     assert not (tmp_path / "node").exists()
+
+
+@needs_no_gpu
+@pytest.mark.usefixtures("two_gpus")
+def test_an_index_behind_the_gateway_is_searched_on_the_gpu_that_was_asked_for(flat: Path) -> None:
+    index = index_options(gateway_arguments(["--index", str(flat.parent.parent), "--gpu", "1"]))
+    assert index is not None
+    assert index.gpu == GpuSettings(devices=(1,))
+    with pytest.raises(GpuError, match="`make EXTRA=gpu`"), placed(index):
+        pass
+
+
+@pytest.mark.parametrize("index", [[], ["--index", "placement.json"]])
+def test_a_gpu_for_shards_that_do_not_run_here_is_refused(
+    index: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("placement.json").touch()
+    with pytest.raises(SettingsError, match="name its directory with --index"):
+        index_options(gateway_arguments([*index, "--gpu", "0"]))
+
+
+def test_every_node_on_ray_is_told_of_the_gpus(flat: Path) -> None:
+    slot = Slot(group=0, replica=0, shards=(0,))
+    generation, gpu = read_generation(flat), GpuSettings(devices=(0,), precision="fp16")
+    ask = Ask(memory_bytes=2**30, cpus=1, gpus=1)
+    plan = FleetPlan(flat.parent.parent, flat, generation, (slot,), ask, 1, gpu)
+    assert NodeOrder.model_validate_json(plan.order(slot).model_dump_json()).gpu == gpu
+
+
+def test_gpus_on_ray_have_to_be_reserved(flat: Path) -> None:
+    options = parse_arguments(["ray-serve", str(flat.parent.parent), "--gpu", "0"])
+    with pytest.raises(SettingsError, match="say --gpus-per-node as well"):
+        options.command(options)
 
 
 @needs_no_gpu
