@@ -60,6 +60,8 @@ class GpuUse(Record):
     """Its number, as CUDA counts with CUDA_DEVICE_ORDER=PCI_BUS_ID."""
     precision: Precision
     reserve_bytes: int
+    required: bool = True
+    """Whether a shard that finds no room there is refused; else the CPU searches it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def uses_of(
             device=devices[number % len(devices)],
             precision=settings.precision,
             reserve_bytes=settings.reserve_bytes,
+            required=settings.devices != "auto",
         )
         for number in range(len(rows))
     ]

@@ -20,14 +20,18 @@ from serving.index.generation import Generation
 from serving.index.gpu import NO_SUPPORT, GpuUse, check_fits, clone_bytes
 from serving.index.gpu_devices import free_by_number
 from serving.index.metric import Ids, Vectors
-from serving.index.unfiltered import MOST_RESULTS, Clone
+from serving.index.unfiltered import MOST_RESULTS, Clone, clone_or_none
 
 log = logging.getLogger(__name__)
 
 
 def cloner(use: GpuUse, generation: Generation) -> Clone:
-    """What makes the clones of a shard's indexes, one segment after the other; see clone."""
-    return partial(clone, use, generation)
+    """What makes the clones of a shard's indexes, one segment after the other; see clone.
+
+    Of a GPU that is not required, None is the answer to what clone raises.
+    """
+    required = partial(clone, use, generation)
+    return required if use.required else partial(clone_or_none, required)
 
 
 def clone(use: GpuUse, generation: Generation, index: Any) -> "GpuClone | None":

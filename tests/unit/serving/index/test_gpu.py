@@ -151,6 +151,12 @@ def test_shards_are_spread_over_the_gpus_in_turn() -> None:
     assert {one.reserve_bytes for one in uses} == {RESERVE}
 
 
+def test_only_a_gpu_that_was_named_is_required() -> None:
+    found = Found(True, {0: 10 * GIB})
+    assert uses_of(settings(0), generation(), [10], found)[0].required
+    assert not uses_of(settings(), generation(), [10], found)[0].required
+
+
 def test_shards_fit_to_the_byte_with_room_for_one_more_copy() -> None:
     rows = [3_000_000, 1_000_000]
     needs = [clone_bytes(generation(), count, use()) for count in rows]

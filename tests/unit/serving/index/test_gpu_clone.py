@@ -97,6 +97,26 @@ def test_an_index_that_does_not_fit_is_refused_before_it_is_copied(
 
 
 @pytest.mark.usefixtures("no_real_gpu")
+def test_a_shard_that_a_gpu_has_no_room_for_is_searched_by_the_cpu_where_none_was_named(
+    flat: Path,
+    base_rows: dict[int, Vectors],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(gpu_clone, "free_by_number", lambda: {0: 60 * MIB})
+    generation = read_generation(flat)
+    with pytest.raises(DoesNotFitError):
+        Shard(flat, 0, tmp_path / "state", cloner(USE, generation))
+    any_gpu = USE.model_copy(update={"required": False})
+    with caplog.at_level(logging.WARNING):
+        shard = Shard(flat, 0, tmp_path / "state", cloner(any_gpu, generation))
+    assert "the CPU searches from now on: the rows of a shard take 64 MiB of GPU 0" in caplog.text
+    check_searches(shard, base_rows)
+    shard.close()
+
+
+@pytest.mark.usefixtures("no_real_gpu")
 def test_what_faiss_cannot_copy_is_refused_with_its_words(
     flat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
